@@ -1,0 +1,33 @@
+// Balena is a container engine for devices: one binary that is the command
+// line, the monitor of each container, the OCI runtime and the network helper,
+// chosen by argv[0].
+package main
+
+import (
+	"os"
+	"path/filepath"
+)
+
+// stage is one personality of the binary: it gets the arguments after its
+// name and returns the exit code.
+type stage func(args []string, stdin, stdout, stderr *os.File) int
+
+// stages is the one table that argv[0] is looked up in. Each is also reached
+// as `balena NAME ...`, so that no symlink has to exist.
+var stages = map[string]stage{}
+
+func main() {
+	os.Exit(realMain(os.Args, os.Stdin, os.Stdout, os.Stderr))
+}
+
+func realMain(args []string, stdin, stdout, stderr *os.File) int {
+	if s, ok := stages[filepath.Base(args[0])]; ok {
+		return s(args[1:], stdin, stdout, stderr)
+	}
+	if len(args) > 1 {
+		if s, ok := stages[args[1]]; ok {
+			return s(args[2:], stdin, stdout, stderr)
+		}
+	}
+	return 0
+}

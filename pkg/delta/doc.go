@@ -1,0 +1,2 @@
+// Package delta creates, finds and applies container deltas.
+package delta

@@ -1,0 +1,2 @@
+// Package durable is the one place that knows how bytes reach the disk.
+package durable

@@ -1,0 +1,2 @@
+// Package monitor is the process that watches one container.
+package monitor

@@ -1,0 +1,2 @@
+// Package netns gives containers a network.
+package netns

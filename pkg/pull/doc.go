@@ -1,0 +1,2 @@
+// Package pull pulls, pushes, lists and removes images.
+package pull

@@ -1,0 +1,2 @@
+// Package run creates, starts, watches and removes containers.
+package run

@@ -1,0 +1,2 @@
+// Package runtime is the OCI runtime personality over libcontainer.
+package runtime

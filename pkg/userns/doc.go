@@ -1,0 +1,2 @@
+// Package userns enters the user's kept user and mount namespace.
+package userns
