@@ -26,6 +26,7 @@ import (
 	_ "go.podman.io/image/v5/docker/archive"
 	_ "go.podman.io/image/v5/oci/archive"
 	_ "go.podman.io/image/v5/oci/layout"
+	_ "go.podman.io/image/v5/pkg/shortnames"
 	_ "go.podman.io/image/v5/storage"
 	_ "go.podman.io/storage"
 	_ "go.podman.io/storage/drivers"
