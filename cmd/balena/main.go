@@ -6,6 +6,8 @@ package main
 import (
 	"os"
 	"path/filepath"
+
+	"github.com/balena-os/balena/pkg/userns"
 )
 
 // stage is one personality of the binary: it gets the arguments after its
@@ -13,7 +15,9 @@ import (
 type stage func(args []string, stdin, stdout, stderr *os.File) int
 
 // stages is the one table that argv[0] is looked up in. Each is also reached
-// as `balena NAME ...`, so that no symlink has to exist.
+// as `balena NAME ...`, so that no symlink has to exist. The stage
+// balena-userns is missing: it is a loop in C that runs before this
+// (pkg/userns).
 var stages = map[string]stage{}
 
 func main() {
@@ -29,5 +33,9 @@ func realMain(args []string, stdin, stdout, stderr *os.File) int {
 			return s(args[2:], stdin, stdout, stderr)
 		}
 	}
-	return 0
+	e := &env{stdin: stdin, stdout: stdout, stderr: stderr, uid: userns.HostUID()}
+	defer e.close()
+	cmd := newRootCmd(e)
+	cmd.SetArgs(args[1:])
+	return e.exitCode(cmd.Execute())
 }

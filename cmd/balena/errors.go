@@ -1,0 +1,75 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/balena-os/balena/pkg/store"
+)
+
+// Exit codes of the engine; a container's own come through as they are.
+const (
+	exitEngine     = 125 // the engine failed
+	exitNotRunable = 126 // the container's command cannot be executed
+	exitNotFound   = 127 // the container's command was not found
+)
+
+// exitStatus ends the command with a code of its own, and with a message when
+// err is set: a container's exit code, a failed test as of `image exists`.
+type exitStatus struct {
+	code int
+	err  error
+}
+
+func (e exitStatus) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit status %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e exitStatus) Unwrap() error { return e.err }
+
+// usageError is a command line that makes no sense.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// exitCode prints an error with its hint and turns it into the process's exit
+// code: the one place that does either.
+func (e *env) exitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	var status exitStatus
+	if errors.As(err, &status) {
+		if status.err != nil {
+			e.printError(status.err)
+		}
+		return status.code
+	}
+	e.printError(err)
+	return exitEngine
+}
+
+func (e *env) printError(err error) {
+	fmt.Fprintln(e.stderr, "Error: "+strings.TrimSpace(err.Error()))
+	for _, h := range hints {
+		if errors.Is(err, h.is) {
+			fmt.Fprintln(e.stderr, "hint: "+h.text)
+			return
+		}
+	}
+}
+
+// hints say what to do about an error that a person can do something about.
+var hints = []struct {
+	is   error
+	text string
+}{
+	{store.ErrCorrupt, "docs/store.md#a-damaged-database tells how to get back: images and volumes are not lost"},
+	{store.ErrVersion, "a newer balena wrote it: run that one, or name other folders with --root and --runroot"},
+	{store.ErrDriver, "put --root on ext4, xfs or btrfs, install fuse-overlayfs, or use --storage-driver vfs"},
+	{store.ErrNameInUse, "remove that container with 'balena rm', rename it with 'balena rename', or choose another --name"},
+}

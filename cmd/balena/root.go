@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+)
+
+// outside marks a command that needs neither layers nor containers' processes,
+// so that an unprivileged user's run of it stays outside the user namespace:
+// entering costs more than such a command does.
+var outside = map[string]string{"balena.userns": "outside"}
+
+func newRootCmd(e *env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:           "balena [command]",
+		Short:         "A container engine for devices",
+		Version:       versionString(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			level, err := logrus.ParseLevel(e.flags.logLevel)
+			if err != nil {
+				return usageError{fmt.Errorf("--log-level: %w", err)}
+			}
+			logrus.SetLevel(level)
+			if needsUserns(cmd) {
+				return e.enterUserns()
+			}
+			return nil
+		},
+	}
+	cmd.SetIn(e.stdin)
+	cmd.SetOut(e.stdout)
+	cmd.SetErr(e.stderr)
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w\nSee '%s --help'", err, cmd.CommandPath())}
+	})
+	f := cmd.PersistentFlags()
+	f.StringVar(&e.flags.Root, "root", "", "folder for what survives a reboot: images, containers, volumes")
+	f.StringVar(&e.flags.RunRoot, "runroot", "", "folder for what runs now, best on tmpfs")
+	f.StringVar(&e.flags.TmpDir, "tmpdir", "", "folder for bundles, sockets and the runtime's state (default: the runroot)")
+	f.StringVar(&e.flags.Driver, "storage-driver", "", "overlay or vfs (default: what works)")
+	f.StringArrayVar(&e.flags.DriverOptions, "storage-opt", nil, "option of the storage driver, KEY=VALUE")
+	f.StringVar(&e.flags.logLevel, "log-level", "warn", "trace, debug, info, warn, error, fatal or panic")
+	f.StringVar(&e.flags.cgroupManager, "cgroup-manager", "cgroupfs", "cgroupfs or systemd")
+	f.StringVar(&e.flags.runtime, "runtime", "", "another OCI runtime's path (default: the one inside)")
+	f.StringArrayVar(&e.flags.runtimeFlags, "runtime-flag", nil, "global flag for the OCI runtime, without the leading --")
+	cmd.Flags().BoolP("version", "v", false, "print the version")
+	cmd.PersistentFlags().SortFlags = false
+
+	cmd.AddCommand(
+		newVersionCmd(e),
+	)
+	return cmd
+}
+
+// needsUserns says whether a command runs inside the user's namespace. Cobra's
+// own commands (help, completion) and groups do not.
+func needsUserns(cmd *cobra.Command) bool {
+	for c := cmd; c != nil; c = c.Parent() {
+		if c.Annotations["balena.userns"] == "outside" || c.Name() == "help" || c.Name() == "completion" ||
+			c.Name() == cobra.ShellCompRequestCmd || c.Name() == cobra.ShellCompNoDescRequestCmd {
+			return false
+		}
+	}
+	return cmd.Runnable() && cmd.HasParent()
+}
+
+// group is a command that only holds others, as `balena image`.
+func group(use, short string, cmds ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short, Annotations: outside,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unknown command %q for %q\nSee '%s --help'", args[0], cmd.CommandPath(), cmd.CommandPath())}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(cmds...)
+	return cmd
+}
