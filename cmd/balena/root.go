@@ -59,9 +59,12 @@ func newRootCmd(e *env) *cobra.Command {
 // needsUserns says whether a command runs inside the user's namespace. Cobra's
 // own commands (help, completion) and groups do not.
 func needsUserns(cmd *cobra.Command) bool {
+	if cmd.Annotations["balena.userns"] == "outside" {
+		return false
+	}
 	for c := cmd; c != nil; c = c.Parent() {
-		if c.Annotations["balena.userns"] == "outside" || c.Name() == "help" || c.Name() == "completion" ||
-			c.Name() == cobra.ShellCompRequestCmd || c.Name() == cobra.ShellCompNoDescRequestCmd {
+		switch c.Name() {
+		case "help", "completion", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd:
 			return false
 		}
 	}
