@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/balena-os/balena/cmd/balena/internal/runccli"
+	"github.com/balena-os/balena/pkg/runtime"
 	"github.com/balena-os/balena/pkg/userns"
 )
 
@@ -18,13 +20,17 @@ type stage func(args []string, stdin, stdout, stderr *os.File) int
 // as `balena NAME ...`, so that no symlink has to exist. The stage
 // balena-userns is missing: it is a loop in C that runs before this
 // (pkg/userns).
-var stages = map[string]stage{}
+var stages = map[string]stage{
+	"balena-runc": runccli.Main,
+	"runc":        runccli.Main,
+}
 
 func main() {
 	os.Exit(realMain(os.Args, os.Stdin, os.Stdout, os.Stderr))
 }
 
 func realMain(args []string, stdin, stdout, stderr *os.File) int {
+	runtime.Init()
 	if s, ok := stages[filepath.Base(args[0])]; ok {
 		return s(args[1:], stdin, stdout, stderr)
 	}
