@@ -1,0 +1,73 @@
+# Everything a contributor and CI touch. `make help` lists the targets.
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+GO      ?= go
+BINDIR  := $(DESTDIR)$(PREFIX)/bin
+
+VERSION ?= 28.5-rev1
+COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+# Reproducible: the build's time is the commit's, unless the packager says another.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+TAGS := exclude_graphdriver_btrfs,exclude_graphdriver_zfs,containers_image_openpgp,grpcnotrace,osusergo,netgo,seccomp
+LDFLAGS := -s -w -linkmode external -extldflags "-static" \
+	-X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.buildEpoch=$(SOURCE_DATE_EPOCH)
+STAGES := balena-monitor balena-runc balena-init balena-netns
+STATICCHECK := $(shell $(GO) env GOPATH)/bin/staticcheck
+
+# Every go command below (and of the scripts) sees the same tags; libcontainer needs cgo.
+export GOFLAGS := -buildvcs=false -tags=$(TAGS)
+export CGO_ENABLED := 1
+
+.DEFAULT_GOAL := build
+.PHONY: help deps deps-bench build install check docs-check test unit bats demo bench cross clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+deps: ## install what build, check, test and demo need (Debian 12; as root or with sudo)
+	scripts/deps
+
+deps-bench: ## install podman and docker, the peers of `make bench`
+	scripts/deps bench
+
+build: ## build the static bin/balena and its argv[0] links
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/balena ./cmd/balena
+	@for s in $(STAGES); do ln -sf balena bin/$$s; done
+
+install: build ## install below $(DESTDIR)$(PREFIX)
+	install -D -m 755 bin/balena $(BINDIR)/balena
+	for s in $(STAGES); do ln -sf balena $(BINDIR)/$$s; done
+
+check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated docs
+	$(GO) vet ./...
+	$(STATICCHECK) ./...
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+		if [ -n "$$unformatted" ]; then echo "gofmt: $$unformatted" >&2; exit 1; fi
+	$(GO) mod tidy -diff
+	shellcheck scripts/deps scripts/demo .ci/run test/run test/images/build test/registry/registry test/bench/bench
+
+docs-check: build ## the man pages and completions in docs/ are those of the command tree
+	scripts/docs-check
+
+test: build ## everything a contributor must pass: unit, bats as root, bats rootless (as root)
+	test/run unit root rootless
+
+unit: ## only the Go tests, with the race detector
+	test/run unit
+
+bats: build ## only bats as root; FILES="pull.bats run.bats" picks some
+	test/run root $(FILES)
+
+demo: build ## the main job on the screen: pull, run, curl, ps, logs, exec, stop, rm
+	scripts/demo
+
+bench: build ## side by side with podman and docker; prints a table (as root)
+	test/bench/bench
+
+cross: ## static binaries for the other architectures, in bin/cross
+	scripts/cross
+
+clean: ## remove what the other targets made
+	rm -rf bin

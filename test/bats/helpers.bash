@@ -1,0 +1,212 @@
+# Shared by the suites. Each file gets a storage root, a run root and a home of
+# its own, made in setup_file and removed, after a look for what leaked, in
+# teardown_file. The environment comes from test/run:
+#
+#	BALENA                 the binary
+#	BALENA_TEST_MODE       root or rootless
+#	BALENA_TEST_REGISTRY   address of a registry with busybox and debian
+#	BALENA_TEST_CACHE      folder of the same images as OCI layouts
+# shellcheck shell=bash disable=SC2034,SC2154
+
+bats_require_minimum_version 1.5.0
+
+: "${BALENA:?start the tests with make test or test/run}"
+REGISTRY=$BALENA_TEST_REGISTRY
+BUSYBOX=$REGISTRY/busybox:latest
+LAYOUTS=$BALENA_TEST_CACHE
+BIN=$(dirname "$BALENA")
+
+is_rootless() { [ "$BALENA_TEST_MODE" = rootless ]; }
+rootless_skip() { if is_rootless; then skip "rootless: $1"; fi; }
+root_skip() { if ! is_rootless; then skip "root: $1"; fi; }
+
+# ---- a file's own world ----------------------------------------------------
+
+# file_setup [IMAGE...]: call it from setup_file. Pulls the images.
+file_setup() {
+	# Short: paths of sockets below it must fit in 108 bytes.
+	T=$(mktemp -d "$TMPDIR/t.XXXX")
+	export T
+	export ROOT=$T/root RUNROOT
+	RUNROOT=$(mktemp -d "${XDG_RUNTIME_DIR:-/run}/bt.XXXX")
+	mkdir -p "$T/home" "$T/tmp"
+	export HOME=$T/home
+	unset XDG_DATA_HOME XDG_CONFIG_HOME XDG_CACHE_HOME DOCKER_CONFIG REGISTRY_AUTH_FILE
+	export BALENA_TEST_FILE=$T # found again in /proc/PID/environ
+	own_mnt=$(readlink /proc/self/ns/mnt)
+	links_before=$(links)
+	cgroups_before=$(cgroups)
+	export own_mnt links_before cgroups_before
+	local image
+	for image in "$@"; do
+		balena pull -q "$image" >/dev/null
+	done
+}
+
+# file_teardown: call it from teardown_file. Removes the file's containers and
+# fails when anything of the file is left on the machine.
+file_teardown() {
+	remove_containers
+	local rc=0
+	assert_nothing_leaked || rc=1
+	remove_world
+	return $rc
+}
+
+# remove_containers: whatever state they are in.
+remove_containers() {
+	local ids
+	ids=$(balena ps -aq 2>/dev/null) || return 0
+	# shellcheck disable=SC2086 # one word an id
+	[ -z "$ids" ] || balena rm -f $ids >/dev/null
+}
+
+remove_world() {
+	local pid
+	for pid in $(world_processes); do kill -9 "$pid" 2>/dev/null || true; done
+	# What a rootless file leaves belongs to other users: test/run removes it.
+	rm -rf "$T" "$RUNROOT" 2>/dev/null || true
+}
+
+# ---- what may leak ---------------------------------------------------------
+
+# world_processes prints the pids of processes that belong to this file: an
+# engine's with the file's environment, or any with its mounts in a mount
+# namespace of their own. The holder of a rootless user's namespaces leaves by
+# itself some seconds after its last client, and is not counted.
+world_processes() {
+	local d pid
+	for d in /proc/[0-9]*; do
+		pid=${d#/proc/}
+		if is_engine "$pid"; then
+			grep -qszxF "BALENA_TEST_FILE=$T" "$d/environ" || continue
+			! grep -qsz '^balena-userns' "$d/cmdline" || continue
+		elif [ "$(readlink "$d/ns/mnt")" != "$own_mnt" ]; then
+			grep -qsF -e "$ROOT" -e "$RUNROOT" "$d/mountinfo" || continue
+		else
+			continue
+		fi
+		echo "$pid"
+	done 2>/dev/null
+}
+
+# is_engine PID: a process of the engine, by its executable.
+is_engine() {
+	case "$(readlink "/proc/$1/exe" 2>/dev/null)" in
+	*/balena | */balena' (deleted)' | *memfd:*) return 0 ;;
+	esac
+	return 1
+}
+
+links() { ip -o link 2>/dev/null | sed 's/^[0-9]*: \([^:@]*\).*/\1/' | grep -E '^(veth|tap)' | sort; }
+cgroups() { find /sys/fs/cgroup -type d 2>/dev/null | grep -E '[0-9a-f]{64}' | sort; }
+
+# assert_nothing_leaked waits a little for what is on its way out.
+assert_nothing_leaked() {
+	local i leak
+	for i in $(seq 50); do
+		leak=$(leaks)
+		[ -n "$leak" ] || return 0
+		sleep 0.1
+	done
+	echo "leaked:"
+	echo "$leak"
+	return 1
+}
+
+leaks() {
+	local pid
+	for pid in $(world_processes); do
+		echo "process $pid $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null)"
+	done
+	grep -sF -e "$ROOT" -e "$RUNROOT" /proc/self/mountinfo | sed 's/^/mount /'
+	comm -13 <(echo "$links_before") <(links) | sed 's/^/link /'
+	comm -13 <(echo "$cgroups_before") <(cgroups) | while read -r d; do
+		[ -n "$(cat "$d/cgroup.procs" 2>/dev/null)" ] || [ ! -d "$d" ] || echo "cgroup $d"
+	done
+	find "$ROOT"/overlay/staging "$ROOT"/overlay/tempdirs -mindepth 1 2>/dev/null | sed 's/^/staging /'
+	find "$RUNROOT"/containers "$RUNROOT"/runc -mindepth 1 -maxdepth 1 2>/dev/null | sed 's/^/run folder /'
+}
+
+# ---- running balena --------------------------------------------------------
+
+# balena runs the engine in the file's world. bats' own descriptor 3 must not
+# reach a process that lives on.
+balena() { "$BALENA" --root "$ROOT" --runroot "$RUNROOT" "$@" 3>&-; }
+
+# run_balena [-STATUS|-any] ARGS...: run the engine, check its status (0 unless
+# said otherwise) and leave $status, $output (stdout), $stderr and their lines.
+run_balena() {
+	local want=0
+	case ${1-} in
+	-any) want=any; shift ;;
+	-[0-9]*) want=${1#-}; shift ;;
+	esac
+	echo "\$ balena $*"
+	run --separate-stderr timeout --foreground -k 5 "${TIMEOUT:-60}" "$BALENA" --root "$ROOT" --runroot "$RUNROOT" "$@" 3>&-
+	[ -z "$output" ] || echo "$output"
+	[ -z "$stderr" ] || echo "stderr: $stderr"
+	echo "status: $status"
+	[ "$want" = any ] || [ "$status" -eq "$want" ] || fail "status $status, expected $want"
+}
+
+# ---- checks ----------------------------------------------------------------
+
+fail() { echo "FAILED: $*"; return 1; }
+# assert_output TEXT: stdout is exactly this. The next ones take an extended regex.
+assert_output() { [ "$output" = "$1" ] || fail "stdout is '$output', expected '$1'"; }
+assert_match() { [[ $output =~ $1 ]] || fail "stdout has no match for '$1': $output"; }
+refute_match() { [[ ! $output =~ $1 ]] || fail "stdout has '$1': $output"; }
+assert_stderr() { [[ $stderr =~ $1 ]] || fail "stderr has no match for '$1': $stderr"; }
+refute_stderr() { [[ ! $stderr =~ $1 ]] || fail "stderr has '$1': $stderr"; }
+assert_empty() { [ -z "$1" ] || fail "expected nothing, got: $1"; }
+assert_equal() { [ "$1" = "$2" ] || fail "got '$1', expected '$2'"; }
+
+# eventually [-t SECONDS] COMMAND...: it succeeds before long.
+eventually() {
+	local limit=10
+	if [ "$1" = -t ]; then limit=$2; shift 2; fi
+	local end=$((SECONDS + limit))
+	until "$@" >/dev/null 2>&1; do
+		[ $SECONDS -lt $end ] || { echo "after $limit s, still not: $*"; return 1; }
+		sleep 0.1
+	done
+}
+
+# container_state ID: what inspect says.
+container_state() { balena inspect --format '{{.State.Status}}' "$1"; }
+in_state() { [ "$(container_state "$1")" = "$2" ]; }
+log_has() { balena logs "$1" 2>&1 | grep -q -- "$2"; }
+
+# free_port: a port on which nobody listens now, below the ephemeral range.
+free_port() {
+	local port
+	while :; do
+		port=$((20000 + RANDOM % 12000))
+		(exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
+	done
+}
+
+unique() { echo "${1:-c}-$BATS_SUITE_TEST_NUMBER-$RANDOM"; }
+
+# faultproxy ARGS...: start one before the registry; sets PROXY and PROXY_LOG.
+faultproxy() {
+	PROXY_LOG=$BATS_TEST_TMPDIR/proxy.log
+	"$BIN/faultproxy" -registry "$REGISTRY" "$@" >"$PROXY_LOG" 2>&1 3>&- &
+	PROXY_PID=$!
+	eventually test -s "$PROXY_LOG"
+	PROXY=$(head -1 "$PROXY_LOG")
+}
+faultproxy_stop() {
+	[ -z "${PROXY_PID-}" ] || { kill "$PROXY_PID" 2>/dev/null || true; wait "$PROXY_PID" 2>/dev/null || true; }
+	PROXY_PID=
+}
+
+# on_terminal STEPS COMMAND...: run on a terminal; see test/cmd/pty for steps.
+on_terminal() {
+	local steps=$1
+	shift
+	run "$BIN/pty" -timeout 20s "$@" <<<"$steps" 3>&-
+	echo "$output"
+	echo "status: $status"
+}
