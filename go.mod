@@ -46,14 +46,12 @@ require (
 	github.com/coreos/go-systemd/v22 v22.7.0 // indirect
 	github.com/cpuguy83/go-md2man/v2 v2.0.7 // indirect
 	github.com/cyberphone/json-canonicalization v0.0.0-20241213102144-19d51d7fe467 // indirect
-	github.com/distribution/reference v0.6.0 // indirect
 	github.com/docker/distribution v2.8.3+incompatible // indirect
 	github.com/docker/go-connections v0.8.1 // indirect
 	github.com/godbus/dbus/v5 v5.2.2 // indirect
 	github.com/google/go-cmp v0.7.0 // indirect
 	github.com/google/go-intervals v0.0.2 // indirect
 	github.com/google/uuid v1.6.0 // indirect
-	github.com/gorilla/mux v1.8.1 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/json-iterator/go v1.1.12 // indirect
 	github.com/klauspost/pgzip v1.2.6 // indirect
@@ -67,8 +65,6 @@ require (
 	github.com/moby/sys/capability v0.4.0 // indirect
 	github.com/moby/sys/mountinfo v0.7.2 // indirect
 	github.com/moby/sys/user v0.4.1 // indirect
-	github.com/modern-go/concurrent v0.0.0-20180306012644-bacd9c7ef1dd // indirect
-	github.com/modern-go/reflect2 v1.0.3-0.20250322232337-35a7c28c31ee // indirect
 	github.com/mrunalp/fileutils v0.5.1 // indirect
 	github.com/proglottis/gpgme v0.1.6 // indirect
 	github.com/russross/blackfriday/v2 v2.1.0 // indirect
@@ -96,8 +92,14 @@ require (
 replace (
 	// OpenPGP: GPG signatures.
 	github.com/ProtonMail/go-crypto => ./third_party/go-crypto
+	// A regular expression at each start, for the progress bars.
+	github.com/acarl005/stripansi => ./third_party/stripansi
 	// gRPC, protobuf, dlopen: encrypted images.
 	github.com/containers/ocicrypt => ./third_party/ocicrypt
+	// Routes of the registry API; its error codes stay.
+	github.com/docker/distribution => ./third_party/distribution
+	// A second JSON codec beside that of the standard library.
+	github.com/json-iterator/go => ./third_party/json-iterator
 	// text/template, which switches the linker's dead-code elimination off.
 	github.com/manifoldco/promptui => ./third_party/promptui
 	// A table of all runes made at every start (18 ms), for the progress bars.
