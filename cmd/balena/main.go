@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/balena-os/balena/cmd/balena/internal/runccli"
+	"github.com/balena-os/balena/pkg/monitor"
 	"github.com/balena-os/balena/pkg/runtime"
 	"github.com/balena-os/balena/pkg/userns"
 )
@@ -21,6 +22,7 @@ type stage func(args []string, stdin, stdout, stderr *os.File) int
 // balena-userns is missing: it is a loop in C that runs before this
 // (pkg/userns).
 var stages = map[string]stage{
+	monitor.Stage: monitor.Main,
 	"balena-runc": runccli.Main,
 	"runc":        runccli.Main,
 }

@@ -1,2 +1,11 @@
-// Package monitor is the process that watches one container.
+// Package monitor is the process that stays beside each container: it starts
+// the container through the OCI runtime, holds its stdio or console, writes its
+// log, serves attached clients, reaps it, records how it ended and starts it
+// again where its restart policy says so. The same process, without log and
+// record, stands beside `exec -t` and `exec -d`.
+//
+// Start is the side of the command that wants a container; Main is the
+// balena-monitor stage. Attach, Wait and the other clients speak to a running
+// monitor over its socket; ReadState tells what runs, also when the monitor was
+// killed. docs/monitor.md draws the protocol.
 package monitor
