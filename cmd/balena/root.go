@@ -51,6 +51,12 @@ func newRootCmd(e *env) *cobra.Command {
 	cmd.PersistentFlags().SortFlags = false
 
 	cmd.AddCommand(
+		newHistoryCmd(e),
+		newImageCmd(e),
+		newImagesCmd(e, "images"),
+		newRmiCmd(e, "rmi"),
+		newTagCmd(e),
+		newUntagCmd(e),
 		newVersionCmd(e),
 	)
 	return cmd
