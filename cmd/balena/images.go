@@ -116,7 +116,7 @@ func imageID(id string, whole bool) string {
 
 // imageRows is a row for each tag, and one for a digest whose repository has
 // no tag, as docker has it.
-func imageRows(img pull.Image, o imagesOptions) []imageRow {
+func imageRows(img pull.Summary, o imagesOptions) []imageRow {
 	row := imageRow{
 		Containers: "N/A", SharedSize: "N/A", UniqueSize: "N/A",
 		CreatedAt: img.Created.Format("2006-01-02 15:04:05 -0700 MST"), CreatedSince: ago(img.Created),
@@ -155,7 +155,7 @@ func imageRows(img pull.Image, o imagesOptions) []imageRow {
 
 func ago(t time.Time) string { return units.HumanDuration(time.Since(t)) + " ago" }
 
-func sortImages(rows []imageRow, list []pull.Image, by string) error {
+func sortImages(rows []imageRow, list []pull.Summary, by string) error {
 	sizes := map[string]int64{}
 	for _, img := range list {
 		sizes[imageID(img.ID, false)] = img.Size

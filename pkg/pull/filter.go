@@ -26,7 +26,7 @@ type imageFilter struct {
 
 // candidate is an image on its way through filters.
 type candidate struct {
-	Image
+	Summary
 	layers storage.Store
 	set    *imageSet
 	config *imageConfig
@@ -112,10 +112,10 @@ func parseFilter(key, value string, all *imageSet) (imageFilter, error) {
 		if err != nil {
 			return imageFilter{}, errors.New("dangling is true or false")
 		}
-		return onImage(func(i *Image) bool { return (len(i.Names) == 0) == want }), nil
+		return onImage(func(i *Summary) bool { return (len(i.Names) == 0) == want }), nil
 	case "id":
 		id := strings.TrimPrefix(value, "sha256:")
-		return onImage(func(i *Image) bool { return strings.HasPrefix(i.ID, id) }), nil
+		return onImage(func(i *Summary) bool { return strings.HasPrefix(i.ID, id) }), nil
 	case "reference":
 		return referenceFilter(value)
 	case "before", "since":
@@ -125,15 +125,15 @@ func parseFilter(key, value string, all *imageSet) (imageFilter, error) {
 		}
 		t := img.Created
 		if key == "before" {
-			return onImage(func(i *Image) bool { return i.Created.Before(t) }), nil
+			return onImage(func(i *Summary) bool { return i.Created.Before(t) }), nil
 		}
-		return onImage(func(i *Image) bool { return i.Created.After(t) }), nil
+		return onImage(func(i *Summary) bool { return i.Created.After(t) }), nil
 	case "until":
 		t, err := parseUntil(value, time.Now())
 		if err != nil {
 			return imageFilter{}, err
 		}
-		return onImage(func(i *Image) bool { return i.Created.Before(t) }), nil
+		return onImage(func(i *Summary) bool { return i.Created.Before(t) }), nil
 	case "label", "label!":
 		k, v, exact := strings.Cut(value, "=")
 		return imageFilter{image: func(c *candidate) (bool, error) {
@@ -148,8 +148,8 @@ func parseFilter(key, value string, all *imageSet) (imageFilter, error) {
 	return imageFilter{}, fmt.Errorf("unknown key %q", key)
 }
 
-func onImage(f func(*Image) bool) imageFilter {
-	return imageFilter{image: func(c *candidate) (bool, error) { return f(&c.Image), nil }}
+func onImage(f func(*Summary) bool) imageFilter {
+	return imageFilter{image: func(c *candidate) (bool, error) { return f(&c.Summary), nil }}
 }
 
 // referenceFilter fits REPOSITORY or REPOSITORY:TAG, each with shell patterns,

@@ -14,9 +14,9 @@ import (
 	"github.com/balena-os/balena/pkg/store"
 )
 
-// Image is what the store knows about an image without opening its
+// Summary is what the store knows about an image without opening its
 // configuration.
-type Image struct {
+type Summary struct {
 	ID       string          // hexadecimal, without algorithm: the digest of its configuration
 	Names    []string        // normalised: docker.io/library/debian:12
 	Digest   digest.Digest   // of its manifest
@@ -35,7 +35,7 @@ type ListOptions struct {
 }
 
 // List returns the images that o chooses, the newest first.
-func List(ctx context.Context, st *store.Store, o ListOptions) ([]Image, error) {
+func List(ctx context.Context, st *store.Store, o ListOptions) ([]Summary, error) {
 	layers, err := st.Layers()
 	if err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func List(ctx context.Context, st *store.Store, o ListOptions) ([]Image, error) 
 	if err != nil {
 		return nil, err
 	}
-	var out []Image
+	var out []Summary
 	for i := range all.images {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -66,7 +66,7 @@ func List(ctx context.Context, st *store.Store, o ListOptions) ([]Image, error) 
 		if len(img.Names) == 0 && !o.All && all.isIntermediate(img) {
 			continue
 		}
-		c := &candidate{layers: layers, set: all, Image: *img}
+		c := &candidate{layers: layers, set: all, Summary: *img}
 		ok, err := c.passes(keep)
 		if err != nil {
 			return nil, err
@@ -75,14 +75,14 @@ func List(ctx context.Context, st *store.Store, o ListOptions) ([]Image, error) 
 			ok = c.named(any)
 		}
 		if ok {
-			out = append(out, c.Image)
+			out = append(out, c.Summary)
 		}
 	}
 	slices.SortStableFunc(out, newestFirst)
 	return out, nil
 }
 
-func newestFirst(a, b Image) int {
+func newestFirst(a, b Summary) int {
 	if c := b.Created.Compare(a.Created); c != 0 {
 		return c
 	}
@@ -91,7 +91,7 @@ func newestFirst(a, b Image) int {
 
 // imageSet is all images and layers at one moment.
 type imageSet struct {
-	images []Image
+	images []Summary
 	raw    []storage.Image
 	layers map[string]*storage.Layer
 	parent map[string]bool // layers that an image's top layer lies upon
@@ -111,7 +111,7 @@ func readImages(st storage.Store) (*imageSet, error) {
 		s.layers[layers[i].ID] = &layers[i]
 	}
 	for i := range raw {
-		img := Image{
+		img := Summary{
 			ID: raw[i].ID, Names: raw[i].Names, Digest: raw[i].Digest, Digests: raw[i].Digests,
 			Created: raw[i].Created, TopLayer: raw[i].TopLayer,
 		}
@@ -136,9 +136,9 @@ func (s *imageSet) chain(top string) []*storage.Layer {
 }
 
 // isIntermediate tells whether another image was built on this one.
-func (s *imageSet) isIntermediate(img *Image) bool { return s.parent[img.TopLayer] }
+func (s *imageSet) isIntermediate(img *Summary) bool { return s.parent[img.TopLayer] }
 
-func (s *imageSet) find(name string) (*Image, string, error) {
+func (s *imageSet) find(name string) (*Summary, string, error) {
 	raw, found, err := find(s.raw, name)
 	if err != nil {
 		return nil, "", err
@@ -179,7 +179,7 @@ func SplitName(name string) (repository, tag, digest string) {
 
 // RepoDigests are the names under which registries have exactly this image:
 // each of its repositories with each digest of its manifests.
-func (i Image) RepoDigests() []string {
+func (i Summary) RepoDigests() []string {
 	var out []string
 	for _, n := range i.Names {
 		named, err := reference.ParseNormalizedNamed(n)
@@ -197,7 +197,7 @@ func (i Image) RepoDigests() []string {
 }
 
 // RepoTags are the image's tags as docker shows them.
-func (i Image) RepoTags() []string {
+func (i Summary) RepoTags() []string {
 	var out []string
 	for _, n := range i.Names {
 		if _, tag, _ := SplitName(n); tag != "" {

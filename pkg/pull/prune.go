@@ -50,7 +50,7 @@ func Prune(ctx context.Context, st *store.Store, o PruneOptions) (Pruned, error)
 		if len(r.users[img.ID]) > 0 || len(img.Names) > 0 && !o.All || len(img.Names) == 0 && r.set.isIntermediate(img) {
 			continue
 		}
-		c := &candidate{layers: r.layers, set: r.set, Image: *img}
+		c := &candidate{layers: r.layers, set: r.set, Summary: *img}
 		ok, err := c.passes(keep)
 		if err != nil {
 			return p, err
@@ -73,7 +73,7 @@ func Prune(ctx context.Context, st *store.Store, o PruneOptions) (Pruned, error)
 			err = r.delete(img)
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("pruning image %s: %w", short(id), err))
+			errs = append(errs, fmt.Errorf("pruning image %s: %w", shortID(id), err))
 		}
 	}
 	p.Removed = r.out

@@ -87,11 +87,11 @@ func newRemover(ctx context.Context, st *store.Store, o RemoveOptions) (*remover
 // byName follows docker: a name may go as long as others stay; the last takes
 // the image with it, unless a container needs that, and then it takes Force
 // and leaves the image without a name.
-func (r *remover) byName(img *Image, name, found string) error {
+func (r *remover) byName(img *Summary, name, found string) error {
 	users := r.users[img.ID]
 	if len(img.Names) == 1 && len(users) > 0 && !r.o.Force {
 		return fmt.Errorf("%w: unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
-			ErrImageInUse, name, short(users[0].ID), short(img.ID))
+			ErrImageInUse, name, shortID(users[0].ID), shortID(img.ID))
 	}
 	if !slices.Contains(img.Names, found) { // name@digest: stands for the names in its repository
 		return r.byID(img)
@@ -105,9 +105,9 @@ func (r *remover) byName(img *Image, name, found string) error {
 	return r.delete(img)
 }
 
-func (r *remover) byID(img *Image) error {
+func (r *remover) byID(img *Summary) error {
 	if severalTags(img.Names) && !r.o.Force {
-		return fmt.Errorf("%w: unable to delete %s (must be forced) - image is referenced in multiple repositories", ErrImageInUse, short(img.ID))
+		return fmt.Errorf("%w: unable to delete %s (must be forced) - image is referenced in multiple repositories", ErrImageInUse, shortID(img.ID))
 	}
 	if err := r.conflict(img); err != nil {
 		return err
@@ -116,21 +116,21 @@ func (r *remover) byID(img *Image) error {
 }
 
 // conflict says which container is in the way of deleting an image.
-func (r *remover) conflict(img *Image) error {
+func (r *remover) conflict(img *Summary) error {
 	for _, c := range r.users[img.ID] {
 		if r.o.Running(c) {
-			return fmt.Errorf("%w: unable to delete %s (cannot be forced) - image is being used by running container %s", ErrImageInUse, short(img.ID), short(c.ID))
+			return fmt.Errorf("%w: unable to delete %s (cannot be forced) - image is being used by running container %s", ErrImageInUse, shortID(img.ID), shortID(c.ID))
 		}
 	}
 	for _, c := range r.users[img.ID] {
 		if !r.o.Force {
-			return fmt.Errorf("%w: unable to delete %s (must be forced) - image is being used by stopped container %s", ErrImageInUse, short(img.ID), short(c.ID))
+			return fmt.Errorf("%w: unable to delete %s (must be forced) - image is being used by stopped container %s", ErrImageInUse, shortID(img.ID), shortID(c.ID))
 		}
 	}
 	return nil
 }
 
-func (r *remover) untag(img *Image, name string) error {
+func (r *remover) untag(img *Summary, name string) error {
 	if err := r.layers.RemoveNames(img.ID, []string{name}); err != nil {
 		return fmt.Errorf("untagging %s: %w", name, err)
 	}
@@ -141,7 +141,7 @@ func (r *remover) untag(img *Image, name string) error {
 
 // delete removes an image with its names and the layers that nobody else has,
 // and then untagged images that only it was built on.
-func (r *remover) delete(img *Image) error {
+func (r *remover) delete(img *Summary) error {
 	var under []string // layers below the image's own
 	for _, l := range r.set.chain(img.TopLayer) {
 		under = append(under, l.ID)
@@ -151,7 +151,7 @@ func (r *remover) delete(img *Image) error {
 		if errors.Is(err, storage.ErrImageUnknown) || errors.Is(err, storage.ErrNotAnImage) {
 			return noImage(img.ID)
 		}
-		return fmt.Errorf("deleting image %s: %w", short(img.ID), err)
+		return fmt.Errorf("deleting image %s: %w", shortID(img.ID), err)
 	}
 	for _, n := range img.Names {
 		r.out = append(r.out, Removed{Untagged: FamiliarName(n)})
@@ -189,4 +189,4 @@ func severalTags(names []string) bool {
 	return tags > 1 || len(repos) > 1
 }
 
-func short(id string) string { return id[:min(12, len(id))] }
+func shortID(id string) string { return id[:min(12, len(id))] }
