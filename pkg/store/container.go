@@ -76,6 +76,8 @@ type Config struct {
 	CapDrop     []string          //
 	SecurityOpt []string          //
 	Userns      string            // "", host, auto, keep-id…
+	UIDMaps     []string          // CONTAINER:HOST:SIZE of a user namespace of its own
+	GIDMaps     []string          //
 	Pid         string            // "", host or container:NAME
 	Ipc         string            // "", host, none, private, shareable
 	Uts         string            // "" or host

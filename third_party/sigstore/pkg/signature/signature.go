@@ -197,6 +197,11 @@ func LoadRSAPKCS1v15SignerVerifier(key *rsa.PrivateKey, hash crypto.Hash) (Signe
 	return newSigner(key, hash)
 }
 
+// LoadECDSASigner signs with key.
+func LoadECDSASigner(key *ecdsa.PrivateKey, hash crypto.Hash) (Signer, error) {
+	return LoadECDSASignerVerifier(key, hash)
+}
+
 // LoadECDSASignerVerifier signs and verifies with key.
 func LoadECDSASignerVerifier(key *ecdsa.PrivateKey, hash crypto.Hash) (SignerVerifier, error) {
 	if key == nil {

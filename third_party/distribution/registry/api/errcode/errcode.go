@@ -18,8 +18,8 @@ import (
 // "MANIFEST_UNKNOWN".
 type ErrorCode string
 
-// Codes that are not about one resource.
-const (
+// Codes that are not about one resource. As in the original they are variables.
+var (
 	ErrorCodeUnknown         ErrorCode = "UNKNOWN"
 	ErrorCodeUnsupported     ErrorCode = "UNSUPPORTED"
 	ErrorCodeUnauthorized    ErrorCode = "UNAUTHORIZED"

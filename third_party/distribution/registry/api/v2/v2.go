@@ -6,7 +6,7 @@ package v2
 import "github.com/docker/distribution/registry/api/errcode"
 
 // The codes, as the OCI distribution specification has them, and docker's own.
-const (
+var (
 	ErrorCodeDigestInvalid           errcode.ErrorCode = "DIGEST_INVALID"
 	ErrorCodeSizeInvalid             errcode.ErrorCode = "SIZE_INVALID"
 	ErrorCodeNameInvalid             errcode.ErrorCode = "NAME_INVALID"
