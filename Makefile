@@ -46,6 +46,8 @@ check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated d
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
 		if [ -n "$$unformatted" ]; then echo "gofmt: $$unformatted" >&2; exit 1; fi
 	$(GO) mod tidy -diff
+	@for d in third_party/*/; do (cd $$d && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
+	scripts/deadcode-check
 	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/docs-check scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/bench/bench
 
 docs-check: build ## the man pages and completions in docs/ are those of the command tree
