@@ -73,6 +73,9 @@ func (o *Options) Check() error {
 	if _, err := parseUserns(c.Userns); err != nil {
 		return err
 	}
+	if err := checkBinds(c.Mounts); err != nil {
+		return err
+	}
 	return checkTargets(c.Mounts)
 }
 

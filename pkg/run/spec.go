@@ -79,19 +79,20 @@ func (b *specBuilder) warn(format string, args ...any) {
 // inUserns whether it is in any but the host's.
 func (b *specBuilder) ownUserns() bool { return len(b.IDMaps.UID) > 0 }
 func (b *specBuilder) inUserns() bool  { return b.Rootless || b.ownUserns() }
-func (b *specBuilder) hostNet() bool   { return b.NetNS == "" }
+func (in *specInput) hostNet() bool    { return in.NetNS == "" }
 
 // hostname is the one the container is told, also as HOSTNAME.
-func (b *specBuilder) hostname() string {
+func (in *specInput) hostname() string {
+	c := &in.C.Config
 	switch {
-	case b.c.Hostname != "":
-		return b.c.Hostname
-	case b.c.Uts == "host", b.hostNet():
+	case c.Hostname != "":
+		return c.Hostname
+	case c.Uts == "host", in.hostNet():
 		if h, err := os.Hostname(); err == nil {
 			return h
 		}
 	}
-	return b.C.ID[:min(12, len(b.C.ID))]
+	return in.C.ID[:min(12, len(in.C.ID))]
 }
 
 func (b *specBuilder) process() error {

@@ -1,0 +1,286 @@
+package run
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"go.podman.io/storage/drivers/copy"
+	"golang.org/x/sys/unix"
+
+	"github.com/balena-os/balena/pkg/store"
+)
+
+// usedMark stands beside a volume's _data once a container has used it: from
+// then on nothing is copied into it.
+const usedMark = "used"
+
+// recordVolumes names a new container's anonymous volumes and records all its
+// volumes that do not exist yet. Their folders are made at the first start.
+func recordVolumes(tx *store.Tx, c *store.Container) error {
+	for i := range c.Config.Mounts {
+		m := &c.Config.Mounts[i]
+		if m.Type != "volume" {
+			continue
+		}
+		v := store.Volume{Name: m.Source, Created: time.Now().UTC()}
+		if m.Source == "" {
+			b := make([]byte, 32)
+			_, _ = rand.Read(b) // never fails
+			m.Source = hex.EncodeToString(b)
+			v.Name, v.Anonymous = m.Source, true
+		}
+		var old store.Volume
+		switch err := tx.Get(store.BucketVolumes, v.Name, &old); {
+		case err == nil:
+			continue
+		case !errors.Is(err, store.ErrNoKey):
+			return err
+		}
+		if err := tx.Put(store.BucketVolumes, v.Name, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgetVolumes deletes the records of the anonymous volumes of a container
+// that is no longer recorded itself, but of those that another one mounts, and
+// gives their names: the folders are the caller's to remove, after the
+// transaction.
+func forgetVolumes(tx *store.Tx, c *store.Container) (orphans []string, err error) {
+	for _, m := range c.Config.Mounts {
+		if m.Type != "volume" || slices.Contains(orphans, m.Source) {
+			continue
+		}
+		var v store.Volume
+		switch err := tx.Get(store.BucketVolumes, m.Source, &v); {
+		case errors.Is(err, store.ErrNoKey):
+			continue
+		case err != nil:
+			return nil, err
+		}
+		if v.Anonymous {
+			orphans = append(orphans, v.Name)
+		}
+	}
+	if len(orphans) == 0 {
+		return nil, nil
+	}
+	all, err := tx.Containers()
+	if err != nil {
+		return nil, err
+	}
+	for _, other := range all {
+		if other.ID == c.ID {
+			continue
+		}
+		for _, m := range other.Config.Mounts {
+			orphans = slices.DeleteFunc(orphans, func(name string) bool { return m.Type == "volume" && m.Source == name })
+		}
+	}
+	for _, name := range orphans {
+		if err := tx.Delete(store.BucketVolumes, name); err != nil {
+			return nil, err
+		}
+	}
+	return orphans, nil
+}
+
+// checkBinds finds host paths that a bind mount needs and that do not exist.
+func checkBinds(mounts []store.Mount) error {
+	for _, m := range mounts {
+		if m.Type != "bind" || slices.Contains(m.Options, mountCreate) {
+			continue
+		}
+		if _, err := os.Stat(m.Source); err != nil {
+			return conflictf("invalid mount config for type \"bind\": bind source path does not exist: %s", m.Source)
+		}
+	}
+	return nil
+}
+
+// fillVolumes makes a container's mounts ready for a start: missing folders
+// of the host, volumes with what the image has at their place (at the first
+// use of a volume only), and the owner that :U asks for. root is where the
+// container's rootfs is mounted, dir gives a volume's folder.
+func fillVolumes(c *store.Container, root string, ids idMaps, dir func(name string) string) error {
+	if err := checkBinds(c.Config.Mounts); err != nil {
+		return err
+	}
+	for _, m := range c.Config.Mounts {
+		source := m.Source
+		switch m.Type {
+		case "bind":
+			if err := os.MkdirAll(source, 0o755); err != nil && !errors.Is(err, unix.ENOTDIR) {
+				return fmt.Errorf("making the folder that is to be mounted at %s: %w", m.Target, err)
+			}
+		case "volume":
+			source = dir(m.Source)
+			v := volume{data: source, target: m.Target, root: root, ids: ids, volatile: c.Config.AutoRemove}
+			if err := v.fill(!slices.Contains(m.Options, mountNoCopy)); err != nil {
+				return fmt.Errorf("filling volume %s: %w", m.Source, err)
+			}
+		default:
+			continue
+		}
+		if slices.Contains(m.Options, mountChown) {
+			if err := giveAway(c, root, ids, source); err != nil {
+				return fmt.Errorf("changing the owner of %s: %w", source, err)
+			}
+		}
+	}
+	return nil
+}
+
+type volume struct {
+	data     string // its folder
+	target   string // where it will be mounted
+	root     string
+	ids      idMaps
+	volatile bool // not worth a sync
+}
+
+// fill makes the volume's folder and, where none has used it yet, puts the
+// image's content in it: copied beside it, synced, and renamed into place, so
+// that it is there whole or not at all.
+func (v *volume) fill(copyUp bool) error {
+	parent := filepath.Dir(v.data)
+	if err := os.MkdirAll(parent, 0o711); err != nil {
+		return err
+	}
+	lock, err := os.Open(parent)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	mark := filepath.Join(parent, usedMark)
+	if _, err := os.Lstat(mark); err == nil {
+		return nil
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(mark); err == nil {
+		return nil
+	}
+	old, err := os.ReadDir(v.data)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := v.make(); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	}
+	if !copyUp {
+		return nil
+	}
+	if len(old) == 0 {
+		if err := v.copyUp(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		return err
+	}
+	if v.volatile {
+		return nil
+	}
+	return lock.Sync()
+}
+
+func (v *volume) make() error {
+	if err := os.Mkdir(v.data, 0o755); err != nil {
+		return err
+	}
+	if len(v.ids.UID) == 0 {
+		return nil
+	}
+	return os.Chown(v.data, hostID(v.ids.UID, 0), hostID(v.ids.GID, 0))
+}
+
+func (v *volume) copyUp(parent string) error {
+	from, err := securejoin.SecureJoin(v.root, v.target)
+	if err != nil {
+		return err
+	}
+	if st, err := os.Lstat(from); err != nil || !st.IsDir() {
+		return nil // the image has nothing there
+	}
+	tmp := filepath.Join(parent, "_copy")
+	if err := os.RemoveAll(tmp); err != nil { // of one that was interrupted
+		return err
+	}
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		return err
+	}
+	err = copy.DirCopy(from, tmp, copy.Content, true)
+	if err == nil && !v.volatile {
+		err = syncFilesystem(tmp)
+	}
+	if err == nil {
+		err = os.Rename(tmp, v.data)
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(tmp))
+	}
+	return nil
+}
+
+func syncFilesystem(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
+}
+
+// giveAway makes the container's user the owner of all that lies in a folder.
+func giveAway(c *store.Container, root string, ids idMaps, dir string) error {
+	who := c.Config.User
+	if who == "" {
+		who = ids.User
+	}
+	u, err := lookupUser(root, who, nil)
+	if err != nil {
+		return err
+	}
+	uid, gid := int(u.UID), int(u.GID)
+	if len(ids.UID) > 0 {
+		uid, gid = hostID(ids.UID, u.UID), hostID(ids.GID, u.GID)
+	}
+	if uid < 0 || gid < 0 {
+		return fmt.Errorf("user %d:%d is not mapped", u.UID, u.GID)
+	}
+	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err == nil && int(st.Uid) == uid && int(st.Gid) == gid {
+			return nil
+		}
+		return os.Lchown(path, uid, gid)
+	})
+}
+
+// hostID is what an id of the container is in the engine's namespace, -1 where
+// it is not mapped.
+func hostID(maps []specs.LinuxIDMapping, id uint32) int {
+	for _, m := range maps {
+		if id >= m.ContainerID && id-m.ContainerID < m.Size {
+			return int(m.HostID + id - m.ContainerID)
+		}
+	}
+	return -1
+}
