@@ -95,7 +95,7 @@ func (n *Network) setupBridge(_ context.Context, o Options) error {
 	var id [3]byte
 	_, _ = rand.Read(id[:])
 	n.HostLink = fmt.Sprintf("vb%.6s%x", o.ID, id)
-	n.NS, err = newNamespace(func(ns *os.File, inside *netlink.Handle) error {
+	n.NS, err = newNamespace(false, func(ns *os.File, inside *netlink.Handle) error {
 		return n.plug(ns, inside, mac)
 	})
 	return err

@@ -159,7 +159,7 @@ func outside(t *testing.T) (n *Network, ip, host string) {
 	t.Helper()
 	ip, host = "198.18.77.2", "198.18.77.1"
 	name := "balt" + newID()[:8]
-	ns, err := newNamespace(func(ns *os.File, h *netlink.Handle) error {
+	ns, err := newNamespace(false, func(ns *os.File, h *netlink.Handle) error {
 		v := netlink.NewVeth(netlink.LinkAttrs{Name: name, Flags: net.FlagUp, TxQLen: -1})
 		v.PeerName, v.PeerNamespace = "eth0", netlink.NsFd(int(ns.Fd()))
 		if err := netlink.LinkAdd(v); err != nil {

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newNamespace makes a network namespace whose loopback interface is up.
-// With use, it also gives a netlink handle inside it, which use must not keep.
-func newNamespace(use func(ns *os.File, inside *netlink.Handle) error) (*os.File, error) {
+// newNamespace makes a network namespace whose loopback interface is up. Unless
+// ipv6, interfaces that it gets later have no IPv6. With use, it also gives a netlink handle inside it, which use must not keep.
+func newNamespace(ipv6 bool, use func(ns *os.File, inside *netlink.Handle) error) (*os.File, error) {
 	type made struct {
 		ns *os.File
 		h  *netlink.Handle
@@ -21,7 +21,7 @@ func newNamespace(use func(ns *os.File, inside *netlink.Handle) error) (*os.File
 	go func() {
 		var m made
 		runtime.LockOSThread()
-		m.ns, m.h, m.e = unshareNet()
+		m.ns, m.h, m.e = unshareNet(ipv6)
 		c <- m
 	}()
 	m := <-c
@@ -41,7 +41,7 @@ func newNamespace(use func(ns *os.File, inside *netlink.Handle) error) (*os.File
 // unshareNet runs on a locked thread and unlocks it once it is back in the
 // namespace that it came from; a thread that cannot go back ends with its
 // goroutine.
-func unshareNet() (ns *os.File, h *netlink.Handle, err error) {
+func unshareNet(ipv6 bool) (ns *os.File, h *netlink.Handle, err error) {
 	back, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return nil, nil, err
@@ -64,10 +64,11 @@ func unshareNet() (ns *os.File, h *netlink.Handle, err error) {
 	if ns, err = os.Open("/proc/thread-self/ns/net"); err != nil {
 		return nil, nil, err
 	}
-	// The container's networks are IPv4 only for now: its interfaces shall
-	// not have link-local addresses that nobody asked for. Loopback exists
-	// already and keeps ::1.
-	_ = os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0)
+	if !ipv6 {
+		// No link-local addresses that nobody asked for. Loopback exists
+		// already and keeps ::1.
+		_ = os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0)
+	}
 	if h, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return ns, nil, err
 	}

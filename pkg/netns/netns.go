@@ -65,8 +65,7 @@ type State struct {
 	HostLink   string              `json:",omitempty"` // the host's end
 	Bridge     string              `json:",omitempty"`
 	Helper     string              `json:",omitempty"` // "pasta" or "slirp4netns"
-	HelperPID  int                 `json:",omitempty"` // of the stage balena-netns
-	HelperTime uint64              `json:",omitempty"` // its start, in ticks after boot
+	Helpers    []Process           `json:",omitempty"` // the stage balena-netns and the helper
 	DNS        []string            `json:",omitempty"` // forwarders that the helper provides
 	HostAddr   string              `json:",omitempty"` // what host-gateway stands for; "" is nothing
 	Ports      []store.PortMapping `json:",omitempty"` // with every port known
@@ -115,7 +114,7 @@ func Setup(ctx context.Context, o Options) (*Network, error) {
 	case o.Mode == ModeHost:
 		return n, nil
 	case o.Mode == ModeNone:
-		n.NS, err = newNamespace(nil)
+		n.NS, err = newNamespace(false, nil)
 	case strings.HasPrefix(o.Mode, ModePath):
 		n.NS, err = openNamespace(strings.TrimPrefix(o.Mode, ModePath))
 	case o.Mode == ModeBridge || o.Mode == "pasta" || o.Mode == "slirp4netns":

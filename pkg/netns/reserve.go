@@ -86,17 +86,16 @@ func socketAddress(p store.PortMapping) (int, unix.Sockaddr, error) {
 }
 
 func bindPort(fd int, p store.PortMapping, sa unix.Sockaddr) (uint16, error) {
-	// A program that keeps 0 bytes of every packet.
+	// A program that keeps 0 bytes of every packet. Where the kernel does not
+	// take it (EPERM for an unprivileged user when its memory for programs is
+	// used up) the port is reserved all the same.
 	filter := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0}
-	err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &filter})
-	if err != nil {
-		return 0, fmt.Errorf("reserving port %s: %w", hostPort(p), err)
-	}
+	_ = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &filter})
 	if p.Protocol != "udp" {
 		// With old connections in TIME_WAIT the port is free for us all the same.
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	}
-	err = unix.Bind(fd, sa)
+	err := unix.Bind(fd, sa)
 	if err == nil && p.Protocol != "udp" {
 		err = unix.Listen(fd, 1)
 	}
