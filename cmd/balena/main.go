@@ -9,6 +9,7 @@ import (
 
 	"github.com/balena-os/balena/cmd/balena/internal/runccli"
 	"github.com/balena-os/balena/pkg/monitor"
+	"github.com/balena-os/balena/pkg/netns"
 	"github.com/balena-os/balena/pkg/runtime"
 	"github.com/balena-os/balena/pkg/userns"
 )
@@ -23,6 +24,7 @@ type stage func(args []string, stdin, stdout, stderr *os.File) int
 // (pkg/userns).
 var stages = map[string]stage{
 	monitor.Stage: monitor.Main,
+	netns.Stage:   netns.Main,
 	"balena-runc": runccli.Main,
 	"runc":        runccli.Main,
 }

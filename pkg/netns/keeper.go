@@ -22,10 +22,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RunStage is the stage balena-netns: it reads one keeperRequest from stdin,
+// Main is the stage balena-netns: it reads one keeperRequest from stdin,
 // runs the helper, answers with one keeperReply on stdout, and lives until
 // nobody needs the network any more.
-func RunStage(_ []string, stdin, stdout, stderr *os.File) int {
+func Main(_ []string, stdin, stdout, stderr *os.File) int {
 	// The helper ends with the thread that starts it.
 	runtime.LockOSThread()
 	var req keeperRequest

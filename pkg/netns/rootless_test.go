@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Args[0] == Stage {
-		os.Exit(RunStage(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
 }
