@@ -28,7 +28,7 @@ func (w *Writer) lock(ctx context.Context, name string) (release func(), err err
 		if err != nil {
 			return nil, fmt.Errorf("opening a pull lock: %w", err)
 		}
-		if err := waitFlock(ctx, f); err != nil {
+		if err := waitFlock(ctx, f, unix.LOCK_EX); err != nil {
 			f.Close()
 			return nil, err
 		}
@@ -43,9 +43,9 @@ func (w *Writer) lock(ctx context.Context, name string) (release func(), err err
 	}
 }
 
-func waitFlock(ctx context.Context, f *os.File) error {
+func waitFlock(ctx context.Context, f *os.File, how int) error {
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		if err == nil {
 			return nil
 		}
@@ -67,4 +67,42 @@ func same(f *os.File, path string) bool {
 	}
 	b, err := os.Lstat(path)
 	return err == nil && os.SameFile(a, b)
+}
+
+// Active says that a pull is at work, so that no one takes its finished layers
+// for leftovers. Any number of pulls are active side by side.
+func (w *Writer) Active(ctx context.Context) (release func(), err error) {
+	f, err := w.activeFile()
+	if err != nil {
+		return nil, err
+	}
+	if err := waitFlock(ctx, f, unix.LOCK_SH); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+// Alone holds off all pulls, if none is active now.
+func (w *Writer) Alone() (release func(), ok bool, err error) {
+	f, err := w.activeFile()
+	if err != nil {
+		return nil, false, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, false, nil
+		}
+		return nil, false, fmt.Errorf("locking %s: %w", f.Name(), err)
+	}
+	return func() { f.Close() }, true, nil
+}
+
+func (w *Writer) activeFile() (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(w.lockDir, "active.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening a pull lock: %w", err)
+	}
+	return f, nil
 }

@@ -81,3 +81,14 @@ func (b *barrier) check() error {
 	}
 	return b.err
 }
+
+// IsDurable tells by a layer's flags whether this package wrote it.
+func IsDurable(flags map[string]any) bool {
+	switch v := flags[flagDurable].(type) {
+	case bool:
+		return v
+	case *barrier:
+		return true
+	}
+	return false
+}
