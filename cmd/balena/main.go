@@ -8,11 +8,11 @@ import (
 	"path/filepath"
 
 	"github.com/balena-os/balena/cmd/balena/internal/runccli"
-	"github.com/balena-os/balena/pkg/initd"
 	"github.com/balena-os/balena/pkg/monitor"
 	"github.com/balena-os/balena/pkg/netns"
 	"github.com/balena-os/balena/pkg/runtime"
 	"github.com/balena-os/balena/pkg/userns"
+	"go.podman.io/storage/pkg/reexec"
 )
 
 // stage is one personality of the binary: it gets the arguments after its
@@ -25,7 +25,6 @@ type stage func(args []string, stdin, stdout, stderr *os.File) int
 // (pkg/userns).
 var stages = map[string]stage{
 	monitor.Stage: monitor.Main,
-	initd.Stage:   initd.Main,
 	netns.Stage:   netns.Main,
 	"balena-runc": runccli.Main,
 	"runc":        runccli.Main,
@@ -36,6 +35,9 @@ func main() {
 }
 
 func realMain(args []string, stdin, stdout, stderr *os.File) int {
+	if reexec.Init() { // containers/storage's own stages
+		return 0
+	}
 	runtime.Init()
 	if s, ok := stages[filepath.Base(args[0])]; ok {
 		return s(args[1:], stdin, stdout, stderr)

@@ -47,13 +47,34 @@ func newRootCmd(e *env) *cobra.Command {
 	f.StringVar(&e.flags.cgroupManager, "cgroup-manager", "cgroupfs", "cgroupfs or systemd")
 	f.StringVar(&e.flags.runtime, "runtime", "", "another OCI runtime's path (default: the one inside)")
 	f.StringArrayVar(&e.flags.runtimeFlags, "runtime-flag", nil, "global flag for the OCI runtime, without the leading --")
+	f.Bool("help", false, "show what a command does and takes") // without -h, which is run's --hostname
 	cmd.Flags().BoolP("version", "v", false, "print the version")
 	cmd.PersistentFlags().SortFlags = false
 
+	containers := func() []*cobra.Command {
+		return []*cobra.Command{
+			newCreateCmd(e),
+			newKillCmd(e),
+			newPauseCmd(e),
+			newPortCmd(e),
+			newRenameCmd(e),
+			newRestartCmd(e),
+			newRmCmd(e),
+			newRunCmd(e),
+			newStartCmd(e),
+			newStopCmd(e),
+			newTopCmd(e),
+			newUnpauseCmd(e),
+			newWaitCmd(e),
+		}
+	}
+	cmd.AddCommand(containers()...)
 	cmd.AddCommand(
+		newContainerCmd(e, containers),
 		newHistoryCmd(e),
 		newImageCmd(e),
 		newImagesCmd(e, "images"),
+		newPsCmd(e),
 		newRmiCmd(e, "rmi"),
 		newTagCmd(e),
 		newUntagCmd(e),

@@ -146,3 +146,6 @@ func (s *Store) Close() error {
 	s.layers.Free()
 	return nil
 }
+
+// TmpDir is the folder that RuntimeRoot, NetworkRunDir and BundleDir lie in.
+func (s *Store) TmpDir() string { return s.o.TmpDir }

@@ -1,0 +1,217 @@
+package run
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	imgspec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.podman.io/storage"
+	"golang.org/x/sys/unix"
+
+	"github.com/balena-os/balena/pkg/store"
+)
+
+// Create makes a container of a local image, given by its ID, and does not
+// start it. What the options leave open comes from the image. store.ErrNameInUse, ErrOptions.
+func (e *Engine) Create(ctx context.Context, o *Options, imageID string) (*store.Container, error) {
+	return e.create(ctx, o, imageID, newID(), false)
+}
+
+// Run makes a container and starts it. Of a container that could not be
+// started the record is returned too, unless --rm took it away.
+func (e *Engine) Run(ctx context.Context, o *Options, imageID string, so StartOptions) (*store.Container, error) {
+	id := newID()
+	release, err := e.lock(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	c, err := e.create(ctx, o, imageID, id, true)
+	if err != nil {
+		return nil, errors.Join(err, removeIfThere(e.lockPath(id)))
+	}
+	return c, e.start(ctx, c, so)
+}
+
+// create makes a container; started says that it is started at once, so that
+// the record says so from the beginning, which saves a write.
+func (e *Engine) create(ctx context.Context, o *Options, imageID, id string, started bool) (*store.Container, error) {
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
+	if o.Name != "" {
+		if err := store.CheckName(o.Name); err != nil {
+			return nil, err
+		}
+	}
+	c := &store.Container{ID: id, Name: o.Name, Created: time.Now().UTC(), ImageID: imageID, Image: o.Image, Config: o.Config}
+	c.State.Status = store.StatusCreated
+	if started {
+		e.markStarted(c)
+	}
+	c.Config.Cmd = o.Args
+	img, err := e.imageConfig(imageID)
+	if err != nil {
+		return nil, err
+	}
+	applyImageDefaults(&c.Config, &img.Config)
+	if len(c.Config.Entrypoint)+len(c.Config.Cmd) == 0 {
+		return nil, fmt.Errorf("%w: no command given, and image %s has none", ErrOptions, o.Image)
+	}
+	if err := e.checkNameFree(ctx, c.Name); err != nil {
+		return nil, err
+	}
+	mark, err := e.markCreation(c.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer mark()
+	if err := e.createLayer(c); err != nil {
+		return nil, fmt.Errorf("creating a container from %s: %w", o.Image, err)
+	}
+	if err := e.record(ctx, c); err != nil {
+		return nil, errors.Join(err, e.removeLayer(c.ID))
+	}
+	if o.CIDFile != "" {
+		if err := writeCIDFile(o.CIDFile, c.ID); err != nil {
+			return nil, errors.Join(err, e.remove(context.WithoutCancel(ctx), c, true))
+		}
+	}
+	return c, nil
+}
+
+// imageConfig reads an image's configuration.
+func (e *Engine) imageConfig(id string) (*imgspec.Image, error) {
+	layers, err := e.Store.Layers()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := layers.ImageBigData(id, "sha256:"+id)
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration of image %s: %w", short(id), err)
+	}
+	img := new(imgspec.Image)
+	if err := json.Unmarshal(raw, img); err != nil {
+		return nil, fmt.Errorf("reading the configuration of image %s: %w", short(id), err)
+	}
+	return img, nil
+}
+
+// record stores a new container with its volumes, under a made-up name where it
+// has none.
+func (e *Engine) record(ctx context.Context, c *store.Container) error {
+	return e.Store.Update(ctx, func(tx *store.Tx) error {
+		if err := recordVolumes(tx, c); err != nil {
+			return err
+		}
+		if c.Name != "" {
+			return tx.PutContainer(c)
+		}
+		for try := 0; ; try++ {
+			c.Name = randomName(try)
+			err := tx.PutContainer(c)
+			if !errors.Is(err, store.ErrNameInUse) {
+				return err
+			}
+		}
+	})
+}
+
+// checkNameFree spares the work of a creation that would fail at its end.
+func (e *Engine) checkNameFree(ctx context.Context, name string) error {
+	if name == "" {
+		return nil
+	}
+	return e.Store.View(ctx, func(tx *store.Tx) error {
+		var owner string
+		err := tx.Get(store.BucketNames, name, &owner)
+		if errors.Is(err, store.ErrNoKey) {
+			return nil
+		}
+		if err == nil {
+			err = fmt.Errorf("%w: %q belongs to container %s", store.ErrNameInUse, name, owner)
+		}
+		return err
+	})
+}
+
+// createLayer makes the writable layer. That of a --rm container is volatile:
+// it is not worth a sync, since a reboot takes it anyway.
+func (e *Engine) createLayer(c *store.Container) error {
+	layers, err := e.Store.Layers()
+	if err != nil {
+		return err
+	}
+	_, ids, err := idMappings(&c.Config, e.Rootless)
+	if err != nil {
+		return err
+	}
+	_, err = layers.CreateContainer(c.ID, nil, c.ImageID, c.ID, "", &storage.ContainerOptions{
+		IDMappingOptions: ids, Volatile: c.Config.AutoRemove,
+	})
+	return err
+}
+
+func (e *Engine) removeLayer(id string) error {
+	layers, err := e.Store.Layers()
+	if err != nil {
+		return err
+	}
+	if err := layers.DeleteContainer(id); err != nil && !errors.Is(err, storage.ErrContainerUnknown) {
+		return fmt.Errorf("removing the layer of container %s: %w", short(id), err)
+	}
+	return nil
+}
+
+// markCreation notes, on tmpfs, that a layer is about to exist that no record
+// names yet; the mark is locked as long as its maker lives, so that Sweep knows
+// a layer that nobody will ever record.
+func (e *Engine) markCreation(id string) (done func(), err error) {
+	dir := e.creatingDir()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, id)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("locking %s: %w", path, err)
+	}
+	return func() {
+		_ = os.Remove(path)
+		f.Close()
+	}, nil
+}
+
+func (e *Engine) creatingDir() string {
+	return filepath.Join(filepath.Dir(e.Store.BundleDir("x")), ".creating")
+}
+
+func newID() string {
+	b := make([]byte, 32)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// writeCIDFile writes the ID without a newline, as docker does, and refuses a
+// file that exists.
+func writeCIDFile(path, id string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("%w: the container ID file %s exists: another container may run under it, or remove the file", ErrOptions, path)
+	} else if err != nil {
+		return fmt.Errorf("writing the container ID: %w", err)
+	}
+	_, err = f.WriteString(id)
+	return errors.Join(err, f.Close())
+}

@@ -1,0 +1,244 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/balena-os/balena/pkg/monitor"
+	"github.com/balena-os/balena/pkg/netns"
+	"github.com/balena-os/balena/pkg/store"
+)
+
+// RemoveOptions say what Remove may do.
+type RemoveOptions struct {
+	Force   bool // kill it if it runs
+	Volumes bool // remove its anonymous volumes too
+}
+
+// Remove removes a container with its layer and logs. ErrRunning.
+func (e *Engine) Remove(ctx context.Context, ref string, opts RemoveOptions) error {
+	o, err := e.find(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if o.Running() || o.State.Status == store.StatusRestarting {
+		if !opts.Force {
+			return fmt.Errorf("cannot remove container %s: %w: stop it first, or use --force", ref, ErrRunning)
+		}
+		if err := e.markStopped(ctx, o); err != nil {
+			return err
+		}
+		if o.Running() {
+			if err := e.kill(ctx, o); err != nil {
+				return err
+			}
+		}
+	}
+	// Its monitor may be about to remove it by itself (--rm).
+	if err := monitor.WaitGone(ctx, e.Store.BundleDir(o.ID)); err != nil {
+		return err
+	}
+	release, err := e.lock(ctx, o.ID)
+	if err != nil {
+		return err
+	}
+	defer release()
+	c, err := e.Find(ctx, o.ID)
+	if errors.Is(err, store.ErrNoContainer) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if o, err = e.Observe(c); err != nil {
+		return err
+	}
+	if o.Running() {
+		return fmt.Errorf("cannot remove container %s: %w: it was started again meanwhile", ref, ErrRunning)
+	}
+	if err := e.clean(ctx, c.ID); err != nil {
+		return err
+	}
+	return e.remove(ctx, c, opts.Volumes)
+}
+
+// Cleanup is what a monitor becomes when its container has ended for good: the
+// network goes, and with --rm the container. The monitor's lock, which it still
+// holds, keeps others off; the container's own lock is with the command that
+// waits for this when a start has failed.
+func (e *Engine) Cleanup(ctx context.Context, id string) error {
+	c, err := e.Find(ctx, id)
+	if err != nil {
+		return errors.Join(err, e.clean(ctx, id))
+	}
+	if err := e.clean(ctx, id); err != nil {
+		return err
+	}
+	if c.Config.AutoRemove {
+		return e.remove(ctx, c, true)
+	}
+	return nil
+}
+
+// clean removes what a run leaves outside the store: the runtime's state and
+// cgroup, the network. The bundle folder stays: it has the exit record.
+func (e *Engine) clean(ctx context.Context, id string) error {
+	if _, err := os.Stat(filepath.Join(e.Store.RuntimeRoot(), id)); err == nil {
+		if err := e.runtime(ctx, "delete", "--force", id); err != nil {
+			return err
+		}
+	}
+	_ = os.Remove(filepath.Join(e.Store.BundleDir(id), pausedFile))
+	return netns.Teardown(ctx, e.Store.NetworkRunDir(), id)
+}
+
+// remove deletes a container that has no processes. The record goes last, so
+// that what a cut in between leaves can still be named and removed again.
+func (e *Engine) remove(ctx context.Context, c *store.Container, volumes bool) error {
+	if err := e.removeLayer(c.ID); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(e.Store.ContainerDir(c.ID)); err != nil {
+		return fmt.Errorf("removing the logs of container %s: %w", short(c.ID), err)
+	}
+	var orphans []string
+	err := e.Store.Update(ctx, func(tx *store.Tx) error {
+		if err := tx.DeleteContainer(c.ID); err != nil {
+			return err
+		}
+		if !volumes {
+			return nil
+		}
+		var err error
+		orphans, err = forgetVolumes(tx, c)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("removing container %s: %w", short(c.ID), err)
+	}
+	for _, name := range orphans {
+		if err := os.RemoveAll(filepath.Dir(e.Store.VolumeDir(name))); err != nil {
+			return fmt.Errorf("removing volume %s: %w", name, err)
+		}
+	}
+	dir := e.Store.BundleDir(c.ID)
+	return errors.Join(os.RemoveAll(dir), removeIfThere(e.lockPath(c.ID)))
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Rename gives a container another name. store.ErrNameInUse, store.ErrBadName.
+func (e *Engine) Rename(ctx context.Context, ref, name string) error {
+	return e.Store.Update(ctx, func(tx *store.Tx) error {
+		c, err := tx.Container(ref)
+		if err != nil {
+			return err
+		}
+		c.Name = name
+		return tx.PutContainer(c)
+	})
+}
+
+// Sweep finishes what killed processes left half done: layers that nobody
+// recorded, ends that nobody wrote down, networks of containers that are gone.
+// After a reboot it compares all layers with all records; else it looks only
+// where marks are, so that it is cheap enough for every start.
+func (e *Engine) Sweep(ctx context.Context) error {
+	if err := e.sweepBoot(ctx); err != nil {
+		return err
+	}
+	marks, err := os.ReadDir(e.creatingDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	for _, m := range marks {
+		if err := e.sweepCreation(ctx, m.Name()); err != nil {
+			return fmt.Errorf("removing what a killed creation left: %w", err)
+		}
+	}
+	return nil
+}
+
+func (e *Engine) sweepCreation(ctx context.Context, id string) error {
+	path := filepath.Join(e.creatingDir(), id)
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil // its maker lives
+	}
+	if _, err := e.Find(ctx, id); errors.Is(err, store.ErrNoContainer) {
+		if err := e.removeLayer(id); err != nil {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	return removeIfThere(path)
+}
+
+// sweepBoot removes, once a boot, the containers' layers that no record names,
+// and --rm containers that the reboot ended.
+func (e *Engine) sweepBoot(ctx context.Context) error {
+	done := filepath.Join(e.creatingDir(), "..", ".swept")
+	if _, err := os.Stat(done); err == nil {
+		return nil
+	}
+	layers, err := e.Store.Layers()
+	if err != nil {
+		return err
+	}
+	// In this order: a layer whose creation goes on has its mark, or already
+	// its record.
+	all, err := layers.Containers()
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		if _, err := os.Stat(filepath.Join(e.creatingDir(), all[i].ID)); err == nil {
+			all[i].Names = []string{"being created"}
+		}
+	}
+	cs, err := e.List(ctx)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, c := range cs {
+		known[c.ID] = true
+		if c.Config.AutoRemove && c.State.Status == store.StatusExited && c.Monitor == 0 {
+			if err := e.Remove(ctx, c.ID, RemoveOptions{Volumes: true}); err != nil {
+				e.Warn(err.Error())
+			}
+		}
+	}
+	for _, l := range all {
+		// Others (buildah) may keep working containers in the same storage; ours
+		// have no names there.
+		if !known[l.ID] && len(l.Names) == 0 {
+			if err := e.removeLayer(l.ID); err != nil {
+				e.Warn(err.Error())
+			}
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(done), 0o711); err != nil {
+		return err
+	}
+	return os.WriteFile(done, nil, 0o600)
+}
