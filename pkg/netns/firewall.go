@@ -56,6 +56,7 @@ func (b bridge) publish(id string, ip netip.Addr, ports []store.PortMapping) err
 	if static {
 		f.addStatic()
 	}
+	static = f.admit() || static
 	for _, p := range ports {
 		f.rule("published", id, f.dnat(p, ip)...)
 	}
@@ -107,6 +108,7 @@ func (b bridge) removeRules() error {
 		return err
 	}
 	defer f.close()
+	f.expel()
 	f.conn.AddTable(f.table) // so that deleting it cannot fail
 	f.conn.DelTable(f.table)
 	if err := f.conn.Flush(); err != nil {
@@ -203,6 +205,69 @@ func forgetFlows(ports []store.PortMapping) {
 		_ = filter.AddPort(netlink.ConntrackOrigDstPort, p.HostPort)
 		_, _ = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, filter)
 	}
+}
+
+// Accepting a packet in one table does not keep another from dropping it.
+// Where iptables' FORWARD chain drops by policy (docker, ufw) admit inserts two
+// rules there, such as iptables would write: in DOCKER-USER if docker made it,
+// else in FORWARD. It tells whether it had something to add.
+func (f *firewall) admit() bool {
+	var at *nftables.Chain
+	for _, c := range f.foreign() {
+		if c.Name == "FORWARD" && (c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop) {
+			return false
+		}
+		at = c
+	}
+	if at == nil || len(f.ours(at)) > 0 {
+		return false
+	}
+	// iptables compares with the terminating zero, and counts.
+	name := append([]byte(f.Name), 0)
+	for _, key := range []expr.MetaKey{expr.MetaKeyOIFNAME, expr.MetaKeyIIFNAME} {
+		f.conn.InsertRule(&nftables.Rule{Table: at.Table, Chain: at,
+			Exprs: cat(match(&expr.Meta{Key: key, Register: 1}, expr.CmpOpEq, name),
+				[]expr.Any{&expr.Counter{}}, acceptV()),
+			UserData: userdata.AppendString(nil, userdata.TypeComment, f.tag())})
+	}
+	return true
+}
+
+// expel takes back what admit gave.
+func (f *firewall) expel() {
+	for _, c := range f.foreign() {
+		for _, r := range f.ours(c) {
+			_ = f.conn.DelRule(r)
+		}
+	}
+}
+
+func (f *firewall) tag() string { return "balena " + f.Name }
+
+// foreign gives iptables' chains FORWARD and DOCKER-USER, where they exist.
+func (f *firewall) foreign() []*nftables.Chain {
+	t := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "filter"}
+	var found []*nftables.Chain
+	for _, name := range []string{"FORWARD", "DOCKER-USER"} {
+		if c, err := f.conn.ListChain(t, name); err == nil && c != nil {
+			c.Table = t
+			found = append(found, c)
+		}
+	}
+	return found
+}
+
+func (f *firewall) ours(c *nftables.Chain) (rules []*nftables.Rule) {
+	all, err := f.conn.GetRules(c.Table, c)
+	if err != nil {
+		return nil
+	}
+	for _, r := range all {
+		if s, ok := userdata.GetString(r.UserData, userdata.TypeComment); ok && s == f.tag() {
+			rules = append(rules, r)
+		}
+	}
+	return rules
 }
 
 // The pieces of rules.

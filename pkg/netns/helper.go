@@ -239,7 +239,7 @@ func (n *Network) startKeeper(ctx context.Context, o Options, req keeperRequest)
 		_ = lifeW.Close()
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, o.Exe)
+	cmd := exec.Command(o.Exe)
 	if o.Exe == "" {
 		cmd.Path = "/proc/self/exe"
 	}
@@ -264,7 +264,9 @@ func (n *Network) startKeeper(ctx context.Context, o Options, req keeperRequest)
 		_ = lifeW.Close()
 		return nil, fmt.Errorf("starting %s: %w", Stage, err)
 	}
+	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
 	_, err = answer.ReadFrom(out)
+	stop() // the end of the command is not the end of the network
 	var reply keeperReply
 	if err == nil {
 		err = json.Unmarshal(answer.Bytes(), &reply)

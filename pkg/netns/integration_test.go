@@ -23,8 +23,44 @@ import (
 	"github.com/balena-os/balena/pkg/store"
 )
 
-// These tests change the host's network: a bridge of their own, named after
-// the test's folder, and its firewall table.
+// As root the tests run in a network namespace that plays the host, with an
+// address and a default route: they neither see nor change the real one.
+
+const inPlayedHost = "NETNS_TEST_HOST"
+
+func TestMain(m *testing.M) {
+	if os.Args[0] == Stage {
+		os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
+	if os.Geteuid() == 0 && os.Getenv(inPlayedHost) == "" {
+		os.Exit(playHost())
+	}
+	os.Exit(m.Run())
+}
+
+func playHost() int {
+	ns, err := newNamespace(true, func(_ *os.File, h *netlink.Handle) error {
+		d := netlink.NewVeth(netlink.LinkAttrs{Name: "uplink0", Flags: net.FlagUp, TxQLen: -1})
+		d.PeerName = "cable0"
+		if err := h.LinkAdd(d); err != nil {
+			return err
+		}
+		if peer, err := h.LinkByName(d.PeerName); err != nil || h.LinkSetUp(peer) != nil {
+			return fmt.Errorf("no peer: %w", err)
+		}
+		a, _ := netlink.ParseAddr("192.0.2.77/24")
+		return errors.Join(h.AddrAdd(d, a), h.RouteAdd(&netlink.Route{Gw: net.ParseIP("192.0.2.1")}))
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "playing a host:", err)
+		return 1
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inPlayedHost+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	_ = within(ns, func() error { return cmd.Run() })
+	return cmd.ProcessState.ExitCode()
+}
 
 func needRoot(t *testing.T) {
 	t.Helper()
@@ -143,11 +179,8 @@ func want(t *testing.T, what, prefix string) func(string, error) {
 // hostIP gives an address of this host that is not on loopback.
 func hostIP(t *testing.T) string {
 	t.Helper()
-	addrs, _ := net.InterfaceAddrs()
-	for _, a := range addrs {
-		if ip := a.(*net.IPNet).IP; ip.To4() != nil && !ip.IsLoopback() && !strings.HasPrefix(ip.String(), "10.") {
-			return ip.String()
-		}
+	if ip := hostAddress(); ip != "" {
+		return ip
 	}
 	t.Skip("this host has only loopback addresses")
 	return ""
@@ -505,6 +538,52 @@ func TestLostState(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone(t, dir, b.Name, b.Table)
+}
+
+// Another firewall drops what it does not know, as docker's and ufw's do.
+func TestForwardPolicyDrop(t *testing.T) {
+	needRoot(t)
+	for _, chain := range []string{"FORWARD", "DOCKER-USER"} {
+		t.Run(chain, func(t *testing.T) { testForwardPolicyDrop(t, chain) })
+	}
+
+	if out, err := exec.Command("sh", "-c", "iptables -P FORWARD ACCEPT; iptables -F FORWARD; iptables -X DOCKER-USER").CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+func testForwardPolicyDrop(t *testing.T, chain string) {
+	script := "iptables -P FORWARD DROP"
+	if chain == "DOCKER-USER" {
+		script += "; iptables -N DOCKER-USER; iptables -A FORWARD -j DOCKER-USER"
+	}
+	if out, err := exec.Command("sh", "-c", script).CombinedOutput(); err != nil {
+		t.Skipf("iptables: %v: %s", err, out)
+	}
+	dir := t.TempDir()
+	out, outIP, hostOut := outside(t)
+	id, n := setup(t, dir, "18380:80")
+	_, sibling := setup(t, dir, "18381:80")
+	serve(t, n, ":80", "A")
+	serve(t, out, ":8000", "outside")
+	want(t, "outbound", "outside from "+hostOut)(get(n.NS, outIP+":8000"))
+	want(t, "from outside", "A from "+outIP)(get(out.NS, hostOut+":18380"))
+	listed, err := exec.Command("iptables", "-S", chain).CombinedOutput()
+	if err != nil || strings.Count(string(listed), "-j ACCEPT") != 2 {
+		t.Errorf("%s: %v\n%s", chain, err, listed)
+	}
+	if err := errors.Join(n.Close(), Teardown(context.Background(), dir, id)); err != nil {
+		t.Error(err)
+	}
+	m, _ := leases(dir)
+	for _, id := range m {
+		if err := errors.Join(sibling.Close(), Teardown(context.Background(), dir, id)); err != nil {
+			t.Error(err)
+		}
+	}
+	if listed, _ := exec.Command("iptables", "-S", chain).CombinedOutput(); strings.Contains(string(listed), "ACCEPT") {
+		t.Errorf("left in %s:\n%s", chain, listed)
+	}
 }
 
 func BenchmarkSetup(b *testing.B) {

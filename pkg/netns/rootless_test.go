@@ -19,13 +19,6 @@ import (
 	"github.com/balena-os/balena/pkg/store"
 )
 
-func TestMain(m *testing.M) {
-	if os.Args[0] == Stage {
-		os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
-	}
-	os.Exit(m.Run())
-}
-
 // inUserNamespace runs the calling test again as uid 0 of a user namespace
 // that is nobody on the host, with a /dev/net/tun that anyone may open, and
 // tells whether this is that second run.
