@@ -28,7 +28,7 @@ setup() { root_skip "rootless only"; }
 	mkdir -p "$T/bin"
 	local tool
 	for tool in bash ls rm cat mount; do ln -sf "$(command -v $tool)" "$T/bin/"; done
-	PATH=$T/bin run --separate-stderr "$BALENA" --root "$T/nomap" --runroot "$RUNROOT/nomap" images 3>&-
+	run --separate-stderr env PATH="$T/bin" "$BALENA" --root "$T/nomap" --runroot "$RUNROOT/nomap" images 3>&-
 	echo "$output $stderr"
 	assert_equal "$status" 125
 	assert_stderr 'newuidmap'
