@@ -115,7 +115,7 @@ func (n *Network) claim(o Options) (b bridge, ip netip.Addr, err error) {
 	if ip, err = lease(o.RunDir, o.ID, b.Subnet); err != nil {
 		return b, ip, err
 	}
-	return b, ip, b.publish(o.ID, ip, n.Ports)
+	return b, ip, b.publish(o.RunDir, o.ID, ip, n.Ports)
 }
 
 // plug connects the namespace with the bridge by a veth pair, which goes with
@@ -314,6 +314,24 @@ func releaseBridge(runDir, id string, st State) error {
 		return err
 	}
 	return b.removeUnused(runDir)
+}
+
+// Reload writes the firewall's rules again, for all containers, after somebody
+// else has flushed them.
+func Reload(runDir string) error {
+	b, err := readBridge(runDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	unlock, err := lockDir(runDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return b.publish(runDir, "", netip.Addr{}, nil)
 }
 
 // sweepBridge removes leases and rules of containers that have no state.

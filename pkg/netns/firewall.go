@@ -45,8 +45,9 @@ func (f *firewall) chain(name string) *nftables.Chain {
 }
 
 // publish makes sure of the static rules and adds those of a container's
-// ports, in one transaction.
-func (b bridge) publish(id string, ip netip.Addr, ports []store.PortMapping) error {
+// ports, in one transaction. Where somebody flushed the table (nftables'
+// service does at its restart) the ports of the other containers come back too.
+func (b bridge) publish(runDir, id string, ip netip.Addr, ports []store.PortMapping) error {
 	f, err := b.firewall()
 	if err != nil {
 		return err
@@ -55,6 +56,9 @@ func (b bridge) publish(id string, ip netip.Addr, ports []store.PortMapping) err
 	static := !f.installed()
 	if static {
 		f.addStatic()
+		if err := f.addOthers(runDir, id); err != nil {
+			return err
+		}
 	}
 	static = f.admit() || static
 	for _, p := range ports {
@@ -67,6 +71,26 @@ func (b bridge) publish(id string, ip netip.Addr, ports []store.PortMapping) err
 		return fmt.Errorf("writing firewall rules (table ip %s): %w", b.Table, err)
 	}
 	forgetFlows(ports)
+	return nil
+}
+
+// addOthers writes the rules of every container of the bridge but one.
+func (f *firewall) addOthers(runDir, but string) error {
+	ids, err := stateIDs(runDir)
+	if err != nil {
+		return err
+	}
+	f.conn.FlushChain(f.chain("published"))
+	for _, id := range ids {
+		st, err := readState(runDir, id)
+		ip := parseAddr(st.IPAddress)
+		if err != nil || id == but || st.Bridge != f.Name || !ip.Is4() {
+			continue
+		}
+		for _, p := range st.Ports {
+			f.rule("published", id, f.dnat(p, ip)...)
+		}
+	}
 	return nil
 }
 

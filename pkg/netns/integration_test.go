@@ -525,6 +525,30 @@ func TestSweepAfterKill(t *testing.T) {
 	}
 }
 
+func TestFlushedRules(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	_, a := setup(t, dir, "18480:80")
+	serve(t, a, ":80", "A")
+	flush := func() {
+		if out, err := exec.Command("nft", "flush", "ruleset").CombinedOutput(); err != nil {
+			t.Skipf("nft: %v: %s", err, out)
+		}
+	}
+	flush()
+	setup(t, dir)
+	want(t, "after the next Setup", "A")(get(nil, "127.0.0.1:18480"))
+	flush()
+	if err := Reload(dir); err != nil {
+		t.Error(err)
+	}
+	want(t, "after Reload", "A")(get(nil, "127.0.0.1:18480"))
+	before := ruleset(t)
+	if err := Reload(dir); err != nil || ruleset(t) != before {
+		t.Errorf("Reload added rules to those that were there: %v", err)
+	}
+}
+
 func TestLostState(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()

@@ -112,6 +112,7 @@ func Setup(ctx context.Context, o Options) (*Network, error) {
 	var err error
 	switch {
 	case o.Mode == ModeHost:
+		n.HostAddr = "127.0.0.1"
 		return n, nil
 	case o.Mode == ModeNone:
 		n.NS, err = newNamespace(false, nil)
