@@ -5,16 +5,16 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/balena-os/balena/pkg/monitor"
 	"github.com/balena-os/balena/pkg/pull"
 	"github.com/balena-os/balena/pkg/store"
 )
 
-// Exit codes of the engine; a container's own come through as they are.
-const (
-	exitEngine     = 125 // the engine failed
-	exitNotRunable = 126 // the container's command cannot be executed
-	exitNotFound   = 127 // the container's command was not found
-)
+// exitEngine is the code of the engine's failures; a container's own come through
+// as they are.
+// 126 and 127 come with monitor.StartError: the command cannot be executed, or
+// was not found.
+const exitEngine = 125
 
 // exitStatus ends the command with a code of its own, and with a message when
 // err is set: a container's exit code, a failed test as of `image exists`.
@@ -51,6 +51,10 @@ func (e *env) exitCode(err error) int {
 		return status.code
 	}
 	e.printError(err)
+	var start *monitor.StartError
+	if errors.As(err, &start) {
+		return start.Code
+	}
 	return exitEngine
 }
 

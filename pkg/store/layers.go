@@ -91,6 +91,11 @@ func unsupported(err error) bool {
 }
 
 func (s *Store) openDriver(name string, opts []string) (storage.Store, error) {
+	if name == "overlay" {
+		// The driver would bind its folder over itself on the host. Containers are
+		// mounted in namespaces of their own, where that folder is private already.
+		opts = append(slices.Clone(opts), "overlay.skip_mount_home=true")
+	}
 	return storage.GetStore(storage.StoreOptions{
 		RunRoot:            s.o.RunRoot,
 		GraphRoot:          s.o.Root,
