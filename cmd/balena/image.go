@@ -156,26 +156,6 @@ func newImageExistsCmd(e *env) *cobra.Command {
 	}
 }
 
-// inspectImages is the part of `balena inspect` that knows images.
-func (e *env) inspectImages(ctx context.Context, names []string, formatText string) error {
-	st, err := e.store()
-	if err != nil {
-		return err
-	}
-	var records []any
-	var errs []error
-	for _, n := range names {
-		d, err := pull.Inspect(ctx, st, n)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		records = append(records, d)
-	}
-	errs = append(errs, format.Inspect(e.stdout, formatText, records))
-	return errors.Join(errs...)
-}
-
 func newImageInspectCmd(e *env) *cobra.Command {
 	var formatText string
 	cmd := &cobra.Command{
@@ -183,7 +163,7 @@ func newImageInspectCmd(e *env) *cobra.Command {
 		Example: "  balena image inspect --format '{{.Architecture}} {{json .Config.Env}}' debian:12",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.inspectImages(cmd.Context(), args, formatText)
+			return e.inspect(cmd.Context(), "image", formatText, args)
 		},
 	}
 	cmd.Flags().StringVarP(&formatText, "format", "f", "", "'json' or a template")

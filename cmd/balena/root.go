@@ -74,6 +74,7 @@ func newRootCmd(e *env) *cobra.Command {
 		newHistoryCmd(e),
 		newImageCmd(e),
 		newImagesCmd(e, "images"),
+		newInspectCmd(e, ""),
 		newPsCmd(e),
 		newRmiCmd(e, "rmi"),
 		newTagCmd(e),
