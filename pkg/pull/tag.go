@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 
 	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/storage"
 
+	"github.com/balena-os/balena/pkg/durable"
 	"github.com/balena-os/balena/pkg/store"
 )
 
@@ -76,14 +76,5 @@ func Untag(_ context.Context, st *store.Store, image string, names ...string) ([
 // syncImages makes a change of image records durable: containers/storage syncs
 // the file but not the folder that it is renamed in.
 func syncImages(layers storage.Store) error {
-	return syncDir(filepath.Join(layers.GraphRoot(), layers.GraphDriverName()+"-images"))
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.SyncDir(filepath.Join(layers.GraphRoot(), layers.GraphDriverName()+"-images"))
 }

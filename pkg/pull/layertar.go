@@ -1,0 +1,103 @@
+package pull
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/klauspost/pgzip"
+	"github.com/opencontainers/go-digest"
+	"github.com/vbatts/tar-split/tar/asm"
+	tarstorage "github.com/vbatts/tar-split/tar/storage"
+	"go.podman.io/storage"
+	drivers "go.podman.io/storage/drivers"
+	"go.podman.io/storage/pkg/archive"
+)
+
+// ErrDamagedLayer is for a layer whose files no longer make up the tar stream
+// that its digest says.
+var ErrDamagedLayer = errors.New("the layer in the store is damaged")
+
+// openTar gives a layer back as the uncompressed tar stream that it came as,
+// whose digest is verified at the end.
+//
+// storage.Store.Diff keeps all layers locked until its reader is closed, so
+// that no container could be created while a slow upload reads from it, and
+// containers/image's source avoids this with a temporary file of the layer's
+// size. Here the tar stream is put together without the lock, from the files
+// and the tar-split record; a layer that is removed meanwhile is an error.
+func openTar(layers storage.Store, l *storage.Layer) (io.ReadCloser, error) {
+	r, err := assemble(layers, l)
+	if r == nil && err == nil {
+		plain := archive.Uncompressed
+		r, err = layers.Diff("", l.ID, &storage.DiffOptions{Compression: &plain})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening layer %s: %w", l.ID, err)
+	}
+	if l.UncompressedDigest == "" {
+		return r, nil
+	}
+	return &verifiedTar{r, l.UncompressedDigest.Verifier(), l.UncompressedDigest}, nil
+}
+
+// assemble returns nil without an error where the driver or the layer cannot
+// do it.
+func assemble(layers storage.Store, l *storage.Layer) (io.ReadCloser, error) {
+	driver, err := layers.GraphDriver()
+	if err != nil {
+		return nil, err
+	}
+	getter, ok := driver.(drivers.DiffGetterDriver)
+	if !ok {
+		return nil, nil
+	}
+	record, err := os.Open(filepath.Join(layers.GraphRoot(), driver.String()+"-layers", l.ID+".tar-split.gz"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	z, err := pgzip.NewReaderN(record, 64<<10, 2)
+	if err != nil {
+		return nil, errors.Join(err, record.Close())
+	}
+	files, err := getter.DiffGetter(l.ID)
+	if err != nil {
+		return nil, errors.Join(err, z.Close(), record.Close())
+	}
+	tar := asm.NewOutputTarStream(files, tarstorage.NewJSONUnpacker(z))
+	return &closers{tar, []io.Closer{tar, files, z, record}}, nil
+}
+
+type closers struct {
+	io.Reader
+	all []io.Closer
+}
+
+func (c *closers) Close() error {
+	var errs []error
+	for _, cl := range c.all {
+		errs = append(errs, cl.Close())
+	}
+	return errors.Join(errs...)
+}
+
+type verifiedTar struct {
+	io.ReadCloser
+	v    digest.Verifier
+	want digest.Digest
+}
+
+func (t *verifiedTar) Read(b []byte) (int, error) {
+	n, err := t.ReadCloser.Read(b)
+	_, _ = t.v.Write(b[:n])
+	if errors.Is(err, io.EOF) && !t.v.Verified() {
+		err = fmt.Errorf("%w: it is not %s any more", ErrDamagedLayer, t.want)
+	}
+	return n, err
+}
