@@ -25,6 +25,8 @@ func newImageCmd(e *env) *cobra.Command {
 		newImageInspectCmd(e),
 		newImagesCmd(e, "ls"),
 		newImagePruneCmd(e),
+		newPullCmd(e),
+		newPushCmd(e),
 		newRmiCmd(e, "rm"),
 		newTagCmd(e),
 		newUntagCmd(e),

@@ -76,6 +76,8 @@ func newRootCmd(e *env) *cobra.Command {
 		newImagesCmd(e, "images"),
 		newInspectCmd(e, ""),
 		newPsCmd(e),
+		newPullCmd(e),
+		newPushCmd(e),
 		newRmiCmd(e, "rmi"),
 		newTagCmd(e),
 		newUntagCmd(e),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	imgspecv1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -288,4 +289,31 @@ func (d pushDest) TryReusingBlob(ctx context.Context, b types.BlobInfo, cache ty
 		return true, done, nil
 	}
 	return d.ImageDestination.TryReusingBlob(ctx, b, cache, canSubstitute)
+}
+
+// Tags lists the names of images in a repository, which is given without a tag.
+func Tags(ctx context.Context, st *store.Store, repository string) ([]string, error) {
+	named, err := reference.ParseNormalizedNamed(repository)
+	if err != nil || !reference.IsNameOnly(named) {
+		return nil, fmt.Errorf("%w: %q is not a repository without a tag", ErrBadReference, repository)
+	}
+	images, err := List(ctx, st, ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, img := range images {
+		for _, n := range img.Names {
+			if r, err := reference.ParseNormalizedNamed(n); err == nil && r.Name() == named.Name() {
+				if _, ok := r.(reference.Tagged); ok {
+					names = append(names, n)
+				}
+			}
+		}
+	}
+	if len(names) == 0 {
+		return nil, noImage(repository)
+	}
+	slices.Sort(names)
+	return names, nil
 }

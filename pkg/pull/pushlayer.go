@@ -241,7 +241,7 @@ func (p *pusher) watch(r io.ReadCloser, l *storage.Layer) io.ReadCloser {
 		return r
 	}
 	p.tell(l, Event{State: Fetching, Total: l.UncompressedSize})
-	return &watched{ReadCloser: r, tell: func(n int64, end bool) {
+	return &readAlong{ReadCloser: r, tell: func(n int64, end bool) {
 		e := Event{State: Fetching, Done: n, Total: l.UncompressedSize}
 		if end && p.name == "" { // an archive has no later word
 			e.State = Committed
@@ -250,7 +250,8 @@ func (p *pusher) watch(r io.ReadCloser, l *storage.Layer) io.ReadCloser {
 	}}
 }
 
-type watched struct {
+// readAlong tells how much was read.
+type readAlong struct {
 	io.ReadCloser
 	n, told int64
 	tell    func(n int64, end bool)
@@ -258,7 +259,7 @@ type watched struct {
 
 const tellEvery = 256 << 10
 
-func (w *watched) Read(b []byte) (int, error) {
+func (w *readAlong) Read(b []byte) (int, error) {
 	n, err := w.ReadCloser.Read(b)
 	if w.n += int64(n); w.n-w.told >= tellEvery || errors.Is(err, io.EOF) {
 		w.told = w.n
