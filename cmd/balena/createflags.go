@@ -35,6 +35,7 @@ func (v funcValue) Set(s string) error { return v.set(s) }
 // attaching are run's own.
 func addCreateFlags(fs *pflag.FlagSet, o *run.Options) {
 	fs.SetInterspersed(false)
+	fs.Bool("help", false, "help for this command") // before cobra adds one, with the -h that is --hostname here
 	addProcessFlags(fs, o)
 	addViewFlags(fs, o)
 	addNetworkFlags(fs, o)
@@ -53,7 +54,7 @@ func list(fs *pflag.FlagSet, p *[]string, name, short, usage string) {
 func choice(fs *pflag.FlagSet, p *string, name, usage string, choices ...string) {
 	value(fs, name, "", "string", usage, func(s string) error {
 		for _, c := range choices {
-			if s == c || (strings.HasSuffix(c, ":") && strings.HasPrefix(s, c) && s != c) {
+			if prefix := strings.HasSuffix(c, ":"); !prefix && s == c || prefix && len(s) > len(c) && strings.HasPrefix(s, c) {
 				*p = s
 				return nil
 			}

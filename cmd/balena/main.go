@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/balena-os/balena/cmd/balena/internal/runccli"
+	"github.com/balena-os/balena/pkg/initd"
 	"github.com/balena-os/balena/pkg/monitor"
 	"github.com/balena-os/balena/pkg/netns"
 	"github.com/balena-os/balena/pkg/runtime"
@@ -25,6 +26,7 @@ type stage func(args []string, stdin, stdout, stderr *os.File) int
 // (pkg/userns).
 var stages = map[string]stage{
 	monitor.Stage: monitor.Main,
+	initd.Stage:   initd.Main,
 	netns.Stage:   netns.Main,
 	"balena-runc": runccli.Main,
 	"runc":        runccli.Main,

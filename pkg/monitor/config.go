@@ -92,6 +92,11 @@ type RunFile struct {
 	Started      time.Time
 	Restarts     int
 	LastExit     *Exit `json:",omitempty"` // of the run before a restart
+
+	// How to reach it through its runtime: as in Config.
+	Runtime       []string `json:",omitempty"`
+	RuntimeRoot   string
+	SystemdCgroup bool `json:",omitempty"`
 }
 
 // Exit is how a container ended.

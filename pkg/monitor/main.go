@@ -237,7 +237,10 @@ func (m *monitor) run() Exit {
 		}
 	}
 	go m.serve(listener)
-	m.self = RunFile{ID: m.cfg.ID, MonitorPid: os.Getpid(), BootID: bootID()}
+	m.self = RunFile{
+		ID: m.cfg.ID, MonitorPid: os.Getpid(), BootID: bootID(),
+		Runtime: m.cfg.Runtime, RuntimeRoot: m.cfg.RuntimeRoot, SystemdCgroup: m.cfg.SystemdCgroup,
+	}
 	_, m.self.MonitorStart, _ = procStat(os.Getpid())
 	again := backoff{policy: m.cfg.Policy}
 	for {

@@ -228,7 +228,7 @@ func (v *volume) copyUp(parent string) error {
 		err = syncFilesystem(tmp)
 	}
 	if err == nil {
-		err = os.Rename(tmp, v.data)
+		err = unix.Rename(tmp, v.data) // os.Rename refuses folders, even empty ones
 	}
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(tmp))

@@ -1,0 +1,179 @@
+package durable
+
+import (
+	"path"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// flushWindow is how many bytes of one layer may be on their way to the
+	// disk before the extraction waits for them.
+	flushWindow = 8 << 20
+	// flushStep is how much of one large file is written back at a time.
+	flushStep = 4 << 20
+	// flushFiles bounds the descriptors that wait for the disk.
+	flushFiles = 48
+)
+
+// flusher follows the unpacker: it starts write-back of what was just
+// extracted, and once that is clean drops it from the page cache. It opens
+// files by name in the chroot of the extracting thread, so that no symbolic
+// link leads it out, and waits for the disk in a goroutine of its own.
+type flusher struct {
+	seen    *files
+	wait    chan extent
+	done    chan error
+	buf     []file
+	stopped bool
+
+	mu      sync.Mutex
+	room    sync.Cond
+	pending int64 // bytes whose write-back was started and not waited for
+
+	open   string // the file whose content is arriving
+	openFD int
+	openAt int64 // up to here write-back was started
+}
+
+type extent struct {
+	fd       int
+	off, len int64
+	close    bool // the last of its file: up to the end, whatever len says
+}
+
+func newFlusher(seen *files) *flusher {
+	f := &flusher{
+		seen:   seen,
+		wait:   make(chan extent, flushFiles),
+		done:   make(chan error, 1),
+		openFD: -1,
+	}
+	f.room.L = &f.mu
+	go f.waiter()
+	return f
+}
+
+// waiter waits for the disk, in the order in which write-back was started.
+// The first error is kept: write-back errors are reported once.
+func (f *flusher) waiter() {
+	var first error
+	const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+	for e := range f.wait {
+		n := e.len
+		if e.close {
+			n = 0 // to the end
+		}
+		if err := unix.SyncFileRange(e.fd, e.off, n, all); err != nil && first == nil && !unsupportedSync(err) {
+			first = err
+		}
+		// Advice only: a filesystem without it costs memory, not data.
+		_ = unix.Fadvise(e.fd, e.off, n, unix.FADV_DONTNEED)
+		if e.close {
+			unix.Close(e.fd)
+		}
+		f.mu.Lock()
+		f.pending -= e.len
+		f.room.Signal()
+		f.mu.Unlock()
+	}
+	f.done <- first
+}
+
+func unsupportedSync(err error) bool {
+	return err == unix.ESPIPE || err == unix.EINVAL || err == unix.ENOSYS || err == unix.EOPNOTSUPP
+}
+
+// advance is called by the extracting thread before it reads on: everything
+// that was delivered so far has been extracted.
+func (f *flusher) advance(delivered int64) {
+	if f.seen.count.Load() == 0 {
+		return
+	}
+	var open file
+	f.buf, open = f.seen.finished(delivered, f.buf)
+	for _, d := range f.buf {
+		f.finish(d)
+	}
+	if open.name != "" && delivered-open.start-f.openedTo(open.name) >= flushStep {
+		f.part(open.name, delivered-open.start)
+	}
+}
+
+func (f *flusher) openedTo(name string) int64 {
+	if f.open == name {
+		return f.openAt
+	}
+	return 0
+}
+
+// part writes back what has arrived of a large file.
+func (f *flusher) part(name string, upTo int64) {
+	if f.open != name {
+		f.closeOpen()
+		fd := openInRoot(name)
+		if fd < 0 {
+			return
+		}
+		f.open, f.openFD, f.openAt = name, fd, 0
+	}
+	// The unpacker may hold the last bytes in its buffer: leave them for later.
+	to := (upTo - flushStep/4) &^ 4095
+	if to <= f.openAt {
+		return
+	}
+	f.start(extent{fd: f.openFD, off: f.openAt, len: to - f.openAt})
+	f.openAt = to
+}
+
+func (f *flusher) finish(d file) {
+	if f.open == d.name {
+		f.start(extent{fd: f.openFD, off: f.openAt, len: d.end - d.start - f.openAt, close: true})
+		f.open, f.openFD = "", -1
+		return
+	}
+	if fd := openInRoot(d.name); fd >= 0 {
+		f.start(extent{fd: fd, len: d.end - d.start, close: true})
+	}
+}
+
+func (f *flusher) start(e extent) {
+	f.mu.Lock()
+	for f.pending > flushWindow {
+		f.room.Wait()
+	}
+	f.pending += e.len
+	f.mu.Unlock()
+	_ = unix.SyncFileRange(e.fd, e.off, e.len, unix.SYNC_FILE_RANGE_WRITE) // the waiter reports errors
+	f.wait <- e
+}
+
+func (f *flusher) closeOpen() {
+	if f.openFD >= 0 {
+		f.start(extent{fd: f.openFD, off: f.openAt, close: true})
+	}
+	f.open, f.openFD = "", -1
+}
+
+// stop waits for what is left and returns the first write-back error. Called
+// again, it does nothing.
+func (f *flusher) stop() error {
+	if f.stopped {
+		return nil
+	}
+	f.stopped = true
+	f.closeOpen()
+	close(f.wait)
+	return <-f.done
+}
+
+// openInRoot opens an extracted file, or gives -1: it may have been replaced,
+// or be a whiteout. It never waits on a FIFO and never follows a final link.
+func openInRoot(name string) int {
+	fd, err := unix.Open(path.Clean("/"+name), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	return fd
+}

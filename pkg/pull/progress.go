@@ -1,0 +1,193 @@
+package pull
+
+import (
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// State is how far a layer has come.
+type State int
+
+// States, in the order in which they come. A layer may begin again at Fetching.
+const (
+	Waiting   State = iota // for another pull that works on it
+	Fetching               // and extracting
+	Extracted              // waits for the layers below it
+	Committed              // on stable storage
+	Exists                 // was in the store, or was made from what is there
+)
+
+// Event is a step of one layer.
+type Event struct {
+	Ref           string
+	Layer         digest.Digest // of the blob
+	Index, Layers int           // its place among the image's layers, from 0
+	State         State
+	Done, Total   int64 // bytes of the blob; Total is -1 if unknown
+}
+
+// place finds a layer's index; -1 for what is none (the configuration).
+func (d *destination) place(blob digest.Digest) (index, layers int) {
+	for _, l := range d.plan.layers {
+		if l.blob.Digest == blob {
+			return l.index, len(d.plan.layers)
+		}
+	}
+	return -1, len(d.plan.layers)
+}
+
+// NewProgress returns a function for Options.Progress that shows what happens:
+// on a terminal one line a layer with a bar, bytes, rate and the time left;
+// elsewhere one line when a layer begins and one when it is done. width is the
+// terminal's, 0 if unknown. The returned done ends the display.
+func NewProgress(w io.Writer, terminal bool, width int) (progress func(Event), done func()) {
+	if width <= 0 {
+		width = 80
+	}
+	p := &display{w: w, terminal: terminal, width: width, rows: map[string]*row{}}
+	return p.event, p.end
+}
+
+// display draws with as little as every terminal can do: cursor up, clear line.
+type display struct {
+	w        io.Writer
+	terminal bool
+	width    int
+
+	mu    sync.Mutex
+	rows  map[string]*row
+	order []*row
+	drawn int // lines on the screen
+	last  time.Time
+}
+
+type row struct {
+	Event
+	since  time.Time // when Fetching began
+	states [Exists + 1]bool
+}
+
+const redraw = 100 * time.Millisecond
+
+func (p *display) event(e Event) {
+	if e.Index < 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := e.Ref + " " + e.Layer.String()
+	r := p.rows[key]
+	if r == nil {
+		r = &row{Event: e}
+		p.rows[key] = r
+		p.order = append(p.order, r)
+	}
+	changed := r.State != e.State || !r.states[e.State]
+	if e.Total < 0 {
+		e.Total = r.Total
+	}
+	r.Event = e
+	if changed && e.State == Fetching {
+		r.since = time.Now()
+	}
+	first := !r.states[e.State]
+	r.states[e.State] = true
+	if !p.terminal {
+		if first {
+			p.line(r)
+		}
+		return
+	}
+	if changed || time.Since(p.last) >= redraw {
+		p.draw()
+	}
+}
+
+func short(d digest.Digest) string {
+	s := d.Encoded()
+	return s[:min(12, len(s))]
+}
+
+// line is what a log gets: beginnings and ends.
+func (p *display) line(r *row) {
+	var what string
+	switch r.State {
+	case Fetching:
+		what = "Pulling"
+	case Committed:
+		what = "Pull complete"
+	case Exists:
+		what = "Already exists"
+	default:
+		return
+	}
+	fmt.Fprintf(p.w, "%s: %s\n", short(r.Layer), what)
+}
+
+func (p *display) draw() {
+	p.last = time.Now()
+	if p.drawn > 0 {
+		fmt.Fprintf(p.w, "\x1b[%dA", p.drawn)
+	}
+	for _, r := range p.order {
+		text := r.text(p.width - 1)
+		fmt.Fprintf(p.w, "\r%s\x1b[K\n", text[:min(len(text), p.width-1)])
+	}
+	p.drawn = len(p.order)
+}
+
+func (r *row) text(width int) string {
+	id := short(r.Layer)
+	switch r.State {
+	case Waiting:
+		return id + ": Waiting"
+	case Extracted:
+		return fmt.Sprintf("%s: Extracted   %s", id, size(r.Total))
+	case Committed:
+		return fmt.Sprintf("%s: Pull complete  %s", id, size(r.Total))
+	case Exists:
+		return id + ": Already exists"
+	}
+	numbers := size(r.Done)
+	if r.Total > 0 {
+		numbers += "/" + size(r.Total)
+	}
+	if t := time.Since(r.since).Seconds(); t > 0.5 && r.Done > 0 {
+		rate := float64(r.Done) / t
+		numbers += fmt.Sprintf("  %s/s", size(int64(rate)))
+		if r.Total > r.Done {
+			left := time.Duration(float64(r.Total-r.Done)/rate) * time.Second
+			numbers += fmt.Sprintf("  %s left", left)
+		}
+	}
+	room := width - len(id) - len(": Pulling [] ") - len(numbers) - 1
+	if r.Total <= 0 || room < 10 {
+		return fmt.Sprintf("%s: Pulling  %s", id, numbers)
+	}
+	room = min(room, 40)
+	full := int(int64(room) * r.Done / max(1, r.Total))
+	bar := make([]byte, room)
+	for i := range bar {
+		switch {
+		case i < full:
+			bar[i] = '='
+		case i == full:
+			bar[i] = '>'
+		default:
+			bar[i] = ' '
+		}
+	}
+	return fmt.Sprintf("%s: Pulling [%s] %s", id, bar, numbers)
+}
+
+func (p *display) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.terminal && len(p.order) > 0 {
+		p.draw()
+	}
+}

@@ -1,0 +1,485 @@
+package pull
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"go.podman.io/image/v5/copy"
+	"go.podman.io/image/v5/docker"
+	dockerarchive "go.podman.io/image/v5/docker/archive"
+	"go.podman.io/image/v5/docker/reference"
+	"go.podman.io/image/v5/manifest"
+	"go.podman.io/image/v5/signature"
+	"go.podman.io/image/v5/types"
+	"go.podman.io/storage"
+
+	"github.com/balena-os/balena/pkg/durable"
+	"github.com/balena-os/balena/pkg/store"
+)
+
+// Options of Pull. The zero value pulls for this machine's platform, as the
+// user's own configuration says.
+type Options struct {
+	RegistryOptions
+	Platform string      // OS[/ARCH[/VARIANT]]; "" is this machine's
+	AllTags  bool        // every tag of the repository
+	Parallel int         // layers at once; 0 chooses by the memory there is
+	Progress func(Event) // called by several goroutines; nil: nothing is told
+}
+
+// Image is an image that was pulled.
+type Image struct {
+	ID     string        // 64 hexadecimal digits
+	Name   string        // the name it now has; "" when it has none
+	Digest digest.Digest // of its manifest, or of the index it was chosen from
+}
+
+// Pull fetches images and puts them into the store. When it returns without an
+// error, everything that belongs to them is on stable storage. ref is
+// [TRANSPORT:]REF as ParseReference takes it. Several images come back for
+// AllTags and for archives with more than one.
+//
+// What a failed pull has completed of an image's layers stays, so that the next
+// try need not fetch it again, until Sweep removes it; nothing else stays.
+func Pull(ctx context.Context, st *store.Store, ref string, o Options) ([]Image, error) {
+	layers, err := st.Layers()
+	if err != nil {
+		return nil, err
+	}
+	p, err := newPuller(layers, o)
+	if err != nil {
+		return nil, fmt.Errorf("pulling %q: %w", ref, err)
+	}
+	unlock, err := p.w.Active(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("pulling %q: %w", ref, err)
+	}
+	images, err := p.pull(ctx, ref)
+	unlock()
+	if err != nil {
+		return images, fmt.Errorf("pulling %q: %w", ref, err)
+	}
+	// What older, failed pulls left is of no use to this one. Failing to tidy
+	// up is no failure of the pull.
+	_, _ = sweep(ctx, layers, p.w, time.Hour)
+	return images, nil
+}
+
+// puller pulls into one store with one set of options.
+type puller struct {
+	layers storage.Store
+	w      *durable.Writer
+	o      Options
+}
+
+func newPuller(layers storage.Store, o Options) (*puller, error) {
+	w, err := durable.NewWriter(layers)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.Sweep(); err != nil {
+		return nil, err
+	}
+	return &puller{layers: layers, w: w, o: o}, nil
+}
+
+// job is one image: where it comes from and the name it gets.
+type job struct {
+	src  types.ImageReference
+	name reference.Named // nil: none
+}
+
+func (p *puller) pull(ctx context.Context, ref string) ([]Image, error) {
+	src, named, err := ParseReference(ref, p.layers)
+	if err != nil {
+		return nil, err
+	}
+	sys, err := p.systemContext(named)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := policyContext(sys)
+	if err != nil {
+		return nil, err
+	}
+	defer policy.Destroy() //nolint:errcheck // only says that it was destroyed before
+	jobs, done, err := p.jobs(ctx, sys, src, named)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	var images []Image
+	for _, j := range jobs {
+		img, err := p.pullOne(ctx, sys, policy, j)
+		if err != nil {
+			if len(jobs) > 1 {
+				err = fmt.Errorf("%s: %w", j.src.StringWithinTransport(), err)
+			}
+			return images, err
+		}
+		images = append(images, img)
+	}
+	return images, nil
+}
+
+func (p *puller) systemContext(named reference.Named) (*types.SystemContext, error) {
+	sys, err := p.o.Context(named)
+	if err != nil {
+		return nil, err
+	}
+	if p.o.Platform == "" {
+		return sys, nil
+	}
+	parts := strings.Split(strings.ToLower(p.o.Platform), "/")
+	if len(parts) > 3 || slices.Contains(parts, "") {
+		return nil, fmt.Errorf("platform %q is not OS[/ARCH[/VARIANT]]", p.o.Platform)
+	}
+	sys.OSChoice = "linux"
+	switch len(parts) {
+	case 1: // docker takes an OS or an architecture
+		if parts[0] != "linux" {
+			sys.ArchitectureChoice = goArch(parts[0])
+		}
+	case 2:
+		sys.OSChoice, sys.ArchitectureChoice = parts[0], goArch(parts[1])
+	case 3:
+		sys.OSChoice, sys.ArchitectureChoice, sys.VariantChoice = parts[0], goArch(parts[1]), parts[2]
+	}
+	return sys, nil
+}
+
+// goArch maps the names that people write to those that images have.
+func goArch(a string) string {
+	switch a {
+	case "x86_64", "x86-64":
+		return "amd64"
+	case "aarch64":
+		return "arm64"
+	case "i386", "i686", "x86":
+		return "386"
+	case "armhf", "armel":
+		return "arm"
+	}
+	return a
+}
+
+// jobs lists the images that a reference means. done frees what they share.
+func (p *puller) jobs(ctx context.Context, sys *types.SystemContext, src types.ImageReference, named reference.Named) (jobs []job, done func(), err error) {
+	done = func() {}
+	transport := src.Transport().Name()
+	if p.o.AllTags && transport != "docker" {
+		return nil, nil, errors.New("all tags can only be pulled from a registry")
+	}
+	switch {
+	case p.o.AllTags:
+		jobs, err = allTags(ctx, sys, src, named)
+		return jobs, done, err
+	case transport == "docker":
+		return []job{{src, named}}, done, nil
+	case transport == "docker-archive":
+		return archiveJobs(sys, src)
+	}
+	return []job{{src, localName(src)}}, done, nil
+}
+
+func allTags(ctx context.Context, sys *types.SystemContext, src types.ImageReference, named reference.Named) ([]job, error) {
+	tags, err := docker.GetRepositoryTags(ctx, sys, src)
+	if err != nil {
+		return nil, fmt.Errorf("listing tags: %w", err)
+	}
+	var jobs []job
+	for _, tag := range tags {
+		tagged, err := reference.WithTag(reference.TrimNamed(named), tag)
+		if err != nil {
+			return nil, fmt.Errorf("tag %q: %w", tag, err)
+		}
+		r, err := docker.NewReference(tagged)
+		if err != nil {
+			return nil, err
+		}
+		jobs = append(jobs, job{r, tagged})
+	}
+	if len(jobs) == 0 {
+		return nil, fmt.Errorf("%s has no tags", named.Name())
+	}
+	return jobs, nil
+}
+
+// archiveJobs lists what is in a docker-archive, unless the reference names one
+// image of it.
+func archiveJobs(sys *types.SystemContext, src types.ImageReference) ([]job, func(), error) {
+	if named := src.DockerReference(); named != nil {
+		return []job{{src, named}}, func() {}, nil
+	}
+	r, _, err := dockerarchive.NewReaderForReference(sys, src)
+	if err != nil {
+		return nil, nil, err
+	}
+	done := func() { r.Close() }
+	lists, err := r.List()
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	var jobs []job
+	for _, refs := range lists {
+		for _, ref := range refs {
+			jobs = append(jobs, job{ref, ref.DockerReference()})
+		}
+	}
+	return jobs, done, nil
+}
+
+// localName is the name of what comes from a folder or a file: the one it says
+// itself, else, as podman does, localhost/ and what the folder is called.
+func localName(src types.ImageReference) reference.Named {
+	if named := src.DockerReference(); named != nil {
+		return named
+	}
+	path, image, _ := strings.Cut(src.StringWithinTransport(), ":")
+	if strings.ContainsAny(image, "/:") {
+		if named, err := ParseName(image); err == nil {
+			return named
+		}
+	}
+	base := strings.ToLower(strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)))
+	named, err := reference.ParseNamed("localhost/" + base)
+	if err != nil {
+		return nil
+	}
+	if tagged, err := reference.WithTag(named, image); err == nil {
+		return tagged
+	}
+	return reference.TagNameOnly(named)
+}
+
+// pullOne pulls one image. copy.Image runs a second time when a blob was not
+// what its digest says.
+func (p *puller) pullOne(ctx context.Context, sys *types.SystemContext, policy *signature.PolicyContext, j job) (Image, error) {
+	raw, err := openSource(ctx, sys, j.src)
+	if err != nil {
+		return Image{}, err
+	}
+	defer raw.Close()
+	var d *destination
+	tell := func(e Event) {
+		if p.o.Progress != nil {
+			if e.Ref = j.src.StringWithinTransport(); j.name != nil {
+				e.Ref = j.name.String()
+			}
+			if d != nil {
+				e.Index, e.Layers = d.place(e.Layer)
+			}
+			p.o.Progress(e)
+		}
+	}
+	src := newSource(raw, func(blob digest.Digest, done int64) {
+		tell(Event{Layer: blob, State: Fetching, Done: done, Total: -1})
+	})
+	pl, err := makePlan(ctx, src, sys, policy, p.o.Platform != "")
+	if err != nil {
+		return Image{}, err
+	}
+	if err := p.checkSpace(pl); err != nil {
+		return Image{}, err
+	}
+	d = &destination{w: p.w, plan: pl, src: src, tell: tell}
+	var img Image
+	d.commit = func(top []byte, signatures [][]byte) error {
+		img, err = p.writeImage(pl, top, src.config[pl.config.Digest], signatures, j.name)
+		return err
+	}
+	err = p.copy(ctx, sys, d, sourceRef{j.src, src})
+	var again *refetchError
+	if errors.As(err, &again) {
+		err = p.copy(ctx, sys, d, sourceRef{j.src, src})
+	}
+	if aerr := d.abandon(); err == nil {
+		err = aerr
+	}
+	return img, err
+}
+
+func (p *puller) copy(ctx context.Context, sys *types.SystemContext, d *destination, src sourceRef) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	d.fail = fail
+	d.begin()
+	// The image was accepted before anything of it was looked at.
+	accept, err := signature.NewPolicyContext(&signature.Policy{Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}})
+	if err != nil {
+		return err
+	}
+	defer accept.Destroy()                                              //nolint:errcheck // as above
+	nowhere := &types.SystemContext{BlobInfoCacheDir: "/dev/null/none"} // in memory, not in a file of podman's
+	_, err = copy.Image(ctx, accept, destinationRef{d}, src, &copy.Options{
+		ReportWriter:         io.Discard,
+		SourceCtx:            sys,
+		DestinationCtx:       nowhere,
+		PreserveDigests:      src.Transport().Name() != "containers-storage",
+		MaxParallelDownloads: uint(p.parallel()),
+	})
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause // the first failure, not what it did to the others
+	}
+	return err
+}
+
+// openSource connects. A registry in trouble is asked again; one that is not
+// there is not.
+func openSource(ctx context.Context, sys *types.SystemContext, ref types.ImageReference) (types.ImageSource, error) {
+	for try := 1; ; try++ {
+		raw, err := ref.NewImageSource(ctx, sys)
+		var status docker.UnexpectedHTTPStatusError
+		if err == nil || try == 3 || !errors.As(err, &status) || status.StatusCode < 500 {
+			return raw, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(backoffFirst << try):
+		}
+	}
+}
+
+// imageMetadata is what containers/image keeps in an image's record.
+type imageMetadata struct {
+	SignatureSizes  []int                   `json:"signature-sizes,omitempty"`
+	SignaturesSizes map[digest.Digest][]int `json:"signatures-sizes,omitempty"`
+}
+
+// writeImage writes the image's record the way containers/image does, so that
+// every tool can read it: its manifest, the index it was chosen from, its
+// configuration. The name is the last thing, when all else is durable.
+func (p *puller) writeImage(pl *plan, top, config []byte, signatures [][]byte, name reference.Named) (Image, error) {
+	img := Image{ID: pl.config.Digest.Encoded(), Digest: pl.digest}
+	item := func(key string, data []byte) storage.ImageBigDataOption {
+		return storage.ImageBigDataOption{Key: key, Data: data, Digest: digest.Canonical.FromBytes(data)}
+	}
+	o := &storage.ImageOptions{}
+	if pl.image.Created != nil {
+		o.CreationDate = *pl.image.Created
+	}
+	o.BigData = append(o.BigData, item(pl.config.Digest.String(), config))
+	if !bytes.Equal(top, pl.manifest) {
+		d, err := manifest.Digest(top)
+		if err != nil {
+			return Image{}, err
+		}
+		img.Digest = d
+		o.BigData = append(o.BigData, item(storage.ImageDigestManifestBigDataNamePrefix+"-"+d.String(), top))
+	}
+	o.BigData = append(o.BigData,
+		item(storage.ImageDigestManifestBigDataNamePrefix+"-"+pl.digest.String(), pl.manifest),
+		item(storage.ImageDigestBigDataKey, pl.manifest))
+	meta := imageMetadata{}
+	if len(signatures) > 0 {
+		all := bytes.Join(signatures, nil)
+		for _, s := range signatures {
+			meta.SignatureSizes = append(meta.SignatureSizes, len(s))
+		}
+		meta.SignaturesSizes = map[digest.Digest][]int{pl.digest: meta.SignatureSizes}
+		o.BigData = append(o.BigData, item("signatures", all), item("signature-"+pl.digest.Encoded(), all))
+	}
+	raw, err := json.Marshal(meta)
+	if err != nil {
+		return Image{}, err
+	}
+	o.Metadata = string(raw)
+	if err := p.putImage(img.ID, pl.topLayer(), o); err != nil {
+		return Image{}, err
+	}
+	if err := durable.Sync(p.layers.GraphRoot()); err != nil {
+		return Image{}, err
+	}
+	if name == nil {
+		return img, nil
+	}
+	img.Name = name.String()
+	if err := p.layers.AddNames(img.ID, []string{img.Name}); err != nil {
+		return Image{}, fmt.Errorf("naming image %s: %w", img.ID, err)
+	}
+	return img, durable.SyncDir(filepath.Join(p.layers.GraphRoot(), p.layers.GraphDriverName()+"-images"))
+}
+
+// putImage creates the image's record, or brings the one that is there up to
+// date.
+func (p *puller) putImage(id, top string, o *storage.ImageOptions) error {
+	_, err := p.layers.CreateImage(id, nil, top, "", o)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, storage.ErrDuplicateID) {
+		return fmt.Errorf("recording image %s: %w", id, err)
+	}
+	have, err := p.layers.Image(id)
+	if err != nil {
+		return fmt.Errorf("reading image %s: %w", id, err)
+	}
+	if have.TopLayer != top {
+		return fmt.Errorf("image %s is there already, with other layers", id)
+	}
+	for _, b := range o.BigData {
+		if old, err := p.layers.ImageBigData(id, b.Key); err == nil && bytes.Equal(old, b.Data) {
+			continue
+		}
+		if err := p.layers.SetImageBigData(id, b.Key, b.Data, manifest.Digest); err != nil {
+			return fmt.Errorf("recording %s of image %s: %w", b.Key, id, err)
+		}
+	}
+	if have.Metadata != o.Metadata {
+		if err := p.layers.SetMetadata(id, o.Metadata); err != nil {
+			return fmt.Errorf("recording image %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// memoryPerLayer is about what one layer costs while it is extracted: buffers,
+// pages on their way to the disk, and what the garbage collector leaves lying.
+const memoryPerLayer = 48 << 20
+
+// parallel is how many layers are worked on at once.
+func (p *puller) parallel() int {
+	if !p.w.CanStage() {
+		return 1
+	}
+	if p.o.Parallel > 0 {
+		return p.o.Parallel
+	}
+	return int(max(1, min(3, availableMemory()/memoryPerLayer)))
+}
+
+// availableMemory is what the machine or our memory cgroup has left, in bytes.
+func availableMemory() int64 {
+	avail := int64(1 << 40)
+	if raw, err := os.ReadFile("/proc/meminfo"); err == nil {
+		var kb int64
+		if i := strings.Index(string(raw), "MemAvailable:"); i >= 0 {
+			if _, err := fmt.Sscanf(string(raw[i:]), "MemAvailable: %d kB", &kb); err == nil {
+				avail = kb << 10
+			}
+		}
+	}
+	for _, f := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
+		raw, err := os.ReadFile(f)
+		if err != nil {
+			continue
+		}
+		var limit int64
+		if _, err := fmt.Sscan(string(raw), &limit); err == nil && limit > 0 {
+			avail = min(avail, limit)
+		}
+	}
+	return avail
+}

@@ -1,0 +1,137 @@
+package pull
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"go.podman.io/image/v5/manifest"
+	"go.podman.io/image/v5/types"
+)
+
+// source is the source that copy.Image sees: the real one, with manifests and
+// the configuration fetched once, and blobs that survive a broken connection.
+type source struct {
+	types.ImageSource
+	progress func(blob digest.Digest, done int64)
+
+	mu        sync.Mutex
+	manifests map[digest.Digest]fetchedManifest // "" is the top level
+	config    map[digest.Digest][]byte
+}
+
+type fetchedManifest struct {
+	raw  []byte
+	mime string
+}
+
+func newSource(raw types.ImageSource, progress func(digest.Digest, int64)) *source {
+	return &source{
+		ImageSource: raw,
+		progress:    progress,
+		manifests:   map[digest.Digest]fetchedManifest{},
+		config:      map[digest.Digest][]byte{},
+	}
+}
+
+// Close does nothing: copy.Image may run twice over the same source, whose
+// owner closes it.
+func (s *source) Close() error { return nil }
+
+func (s *source) GetManifest(ctx context.Context, instance *digest.Digest) ([]byte, string, error) {
+	var key digest.Digest
+	if instance != nil {
+		key = *instance
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m, ok := s.manifests[key]; ok {
+		return bytes.Clone(m.raw), m.mime, nil
+	}
+	raw, mime, err := s.ImageSource.GetManifest(ctx, instance)
+	if err != nil {
+		return nil, "", err
+	}
+	if instance != nil {
+		ok, err := manifest.MatchesDigest(raw, *instance)
+		if err != nil {
+			return nil, "", err
+		}
+		if !ok {
+			return nil, "", fmt.Errorf("manifest %s: %w", *instance, ErrDigest)
+		}
+	}
+	s.manifests[key] = fetchedManifest{raw, mime}
+	return bytes.Clone(raw), mime, nil
+}
+
+// maxConfig bounds an image's configuration, as containers/image does.
+const maxConfig = 4 << 20
+
+// fetchConfig reads the configuration blob, once.
+func (s *source) fetchConfig(ctx context.Context, info types.BlobInfo, cache types.BlobInfoCache) ([]byte, error) {
+	var raw []byte
+	err := retryOnDigest(func() error {
+		r, _, err := s.GetBlob(ctx, info, cache)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		raw, err = io.ReadAll(io.LimitReader(r, maxConfig+1))
+		if err != nil {
+			return err
+		}
+		if len(raw) > maxConfig {
+			return fmt.Errorf("more than %d bytes", maxConfig)
+		}
+		if got := info.Digest.Algorithm().FromBytes(raw); got != info.Digest {
+			return fmt.Errorf("got %s: %w", got, ErrDigest)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the image's configuration %s: %w", info.Digest, err)
+	}
+	s.mu.Lock()
+	s.config[info.Digest] = raw
+	s.mu.Unlock()
+	return raw, nil
+}
+
+// GetBlob gives what was fetched before, or a stream that reconnects.
+func (s *source) GetBlob(ctx context.Context, info types.BlobInfo, cache types.BlobInfoCache) (io.ReadCloser, int64, error) {
+	s.mu.Lock()
+	raw, ok := s.config[info.Digest]
+	s.mu.Unlock()
+	if ok {
+		return io.NopCloser(bytes.NewReader(raw)), int64(len(raw)), nil
+	}
+	b := &blob{ctx: ctx, src: s.ImageSource, info: info, cache: cache, size: info.Size, progress: s.progress}
+	if err := b.open(); err != nil {
+		return nil, 0, err
+	}
+	return b, b.size, nil
+}
+
+// retryOnDigest runs f again, once, if what it got had the wrong digest.
+func retryOnDigest(f func() error) error {
+	err := f()
+	if errors.Is(err, ErrDigest) {
+		err = f()
+	}
+	return err
+}
+
+// sourceRef hands copy.Image the source that is already open.
+type sourceRef struct {
+	types.ImageReference
+	src *source
+}
+
+func (r sourceRef) NewImageSource(context.Context, *types.SystemContext) (types.ImageSource, error) {
+	return r.src, nil
+}
