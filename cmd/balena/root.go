@@ -53,8 +53,11 @@ func newRootCmd(e *env) *cobra.Command {
 
 	containers := func() []*cobra.Command {
 		return []*cobra.Command{
+			newAttachCmd(e),
 			newCreateCmd(e),
+			newExecCmd(e),
 			newKillCmd(e),
+			newLogsCmd(e),
 			newPauseCmd(e),
 			newPortCmd(e),
 			newRenameCmd(e),

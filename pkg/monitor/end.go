@@ -25,9 +25,11 @@ const recordFor = 2 * time.Minute
 // to those who wait, and at last becomes the ExitCommand.
 func (m *monitor) end(exit Exit) {
 	if m.cfg.Exec != nil {
+		// Its folder was made for this one process.
+		if err := os.RemoveAll(m.cfg.RunDir); err != nil {
+			m.problem("removing %s: %v", m.cfg.RunDir, err)
+		}
 		m.clients.finish(exit)
-		m.log.close()
-		m.exitCommand()
 		return
 	}
 	if err := writeJSON(m.cfg.RunDir, exitFile, exit); err != nil {

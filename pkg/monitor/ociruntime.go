@@ -148,6 +148,16 @@ func (m *monitor) runtimeError(logPath string, ws unix.WaitStatus) error {
 	return &StartError{Msg: msg, Code: classify(msg)}
 }
 
+// RuntimeLogError gives what an OCI runtime wrote into its JSON log before it
+// failed, or nil when it wrote nothing of the kind.
+func RuntimeLogError(path string) *StartError {
+	msg := lastLogError(path)
+	if msg == "" {
+		return nil
+	}
+	return &StartError{Msg: msg, Code: classify(msg)}
+}
+
 // lastLogError is the message of the last record of level error or worse in a
 // runtime's JSON log.
 func lastLogError(path string) string {
