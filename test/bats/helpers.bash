@@ -64,6 +64,7 @@ remove_containers() {
 remove_world() {
 	local pid
 	for pid in $(world_processes); do kill -9 "$pid" 2>/dev/null || true; done
+	umount "$ROOT/overlay" 2>/dev/null || true
 	# What a rootless file leaves belongs to other users: test/run removes it.
 	rm -rf "$T" "$RUNROOT" 2>/dev/null || true
 }
@@ -82,7 +83,7 @@ world_processes() {
 			grep -qszxF "BALENA_TEST_FILE=$T" "$d/environ" || continue
 			! grep -qsz '^balena-userns' "$d/cmdline" || continue
 		elif [ "$(readlink "$d/ns/mnt")" != "$own_mnt" ]; then
-			grep -qsF -e "$ROOT" -e "$RUNROOT" "$d/mountinfo" || continue
+			grep -qsF -e "$ROOT/overlay/" -e "$ROOT/containers/" -e "$ROOT/volumes/" -e "$RUNROOT/" "$d/mountinfo" || continue
 		else
 			continue
 		fi
@@ -119,7 +120,8 @@ leaks() {
 	for pid in $(world_processes); do
 		echo "process $pid $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null)"
 	done
-	grep -sF -e "$ROOT" -e "$RUNROOT" /proc/self/mountinfo | sed 's/^/mount /'
+	# one private mount of the storage itself stays, as with podman
+	grep -sF -e "$ROOT/" -e "$RUNROOT/" /proc/self/mountinfo | grep -vF " $ROOT/overlay $ROOT/overlay " | grep -v " $ROOT/overlay rw" | sed 's/^/mount /'
 	comm -13 <(echo "$links_before") <(links) | sed 's/^/link /'
 	comm -13 <(echo "$cgroups_before") <(cgroups) | while read -r d; do
 		[ -n "$(cat "$d/cgroup.procs" 2>/dev/null)" ] || [ ! -d "$d" ] || echo "cgroup $d"
