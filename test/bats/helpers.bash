@@ -121,7 +121,7 @@ leaks() {
 		echo "process $pid $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null)"
 	done
 	# one private mount of the storage itself stays, as with podman
-	grep -sF -e "$ROOT/" -e "$RUNROOT/" /proc/self/mountinfo | grep -vF " $ROOT/overlay $ROOT/overlay " | grep -v " $ROOT/overlay rw" | sed 's/^/mount /'
+	awk -v root="$ROOT/" -v run="$RUNROOT/" '(index($0, root) || index($0, run)) && $5 != root "overlay" {print "mount " $0}' /proc/self/mountinfo
 	comm -13 <(echo "$links_before") <(links) | sed 's/^/link /'
 	comm -13 <(echo "$cgroups_before") <(cgroups) | while read -r d; do
 		[ -n "$(cat "$d/cgroup.procs" 2>/dev/null)" ] || [ ! -d "$d" ] || echo "cgroup $d"
