@@ -92,20 +92,30 @@ func (s *Store) transact(ctx context.Context, write bool, fn func(*Tx) error) er
 
 // inDatabase opens the file for one transaction. bbolt reads through a memory
 // map and panics over pages that make no sense; a truncated file even faults.
-// Both become ErrCorrupt here. A panic of fn itself goes on.
+// Both become ErrCorrupt here. A panic of fn itself goes on. The list of free
+// pages is kept in the file although that costs a page a commit: without it
+// bbolt walks all pages in a goroutine of its own, whose panics nobody catches.
 func (s *Store) inDatabase(path string, write bool, fn func(*Tx) error) (err error) {
 	inFn := false
+	var file *os.File
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
 			if inFn && !isBoltPanic(r) {
 				panic(r)
 			}
+			// Nobody else gives back the file and its lock when opening panics.
+			_ = file.Close()
 			err = s.corrupt(fmt.Sprint(r))
 		}
 	}()
 	db, err := bolt.Open(path, 0o600, &bolt.Options{
-		ReadOnly: !write, Timeout: lockWait, NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
+		ReadOnly: !write, Timeout: time.Second, FreelistType: bolt.FreelistMapType,
+		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
+			var err error
+			file, err = os.OpenFile(name, flag, mode)
+			return file, err
+		},
 	})
 	switch {
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
@@ -168,7 +178,7 @@ func create(path string) error {
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	db, err := bolt.Open(tmp, 0o600, &bolt.Options{NoFreelistSync: true, FreelistType: bolt.FreelistMapType})
+	db, err := bolt.Open(tmp, 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType})
 	if err != nil {
 		return err
 	}
