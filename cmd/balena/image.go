@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -231,7 +230,7 @@ func (e *env) confirm(question string) (bool, error) {
 		return false, errors.New("stdin is not a terminal to ask at: use --force")
 	}
 	fmt.Fprint(e.stderr, question+" [y/N] ")
-	line, err := bufio.NewReader(e.stdin).ReadString('\n')
+	line, err := readLine(e.stdin)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return false, err
 	}

@@ -77,6 +77,8 @@ func newRootCmd(e *env) *cobra.Command {
 		newHistoryCmd(e),
 		newImageCmd(e),
 		newImagesCmd(e, "images"),
+		newLoginCmd(e),
+		newLogoutCmd(e),
 		newInspectCmd(e, ""),
 		newPsCmd(e),
 		newPullCmd(e),

@@ -28,6 +28,7 @@ type Event struct {
 	Index, Layers int           // its place among the image's layers, from 0
 	State         State
 	Done, Total   int64 // bytes of the blob; Total is -1 if unknown
+	Push          bool  // it goes out: Fetching is sending then, and Committed says that it is there
 }
 
 // place finds a layer's index; -1 for what is none (the configuration).
@@ -114,18 +115,19 @@ func short(d digest.Digest) string {
 
 // line is what a log gets: beginnings and ends.
 func (p *display) line(r *row) {
-	var what string
 	switch r.State {
-	case Fetching:
-		what = "Pulling"
-	case Committed:
-		what = "Pull complete"
-	case Exists:
-		what = "Already exists"
-	default:
-		return
+	case Fetching, Committed, Exists:
+		fmt.Fprintf(p.w, "%s: %s\n", short(r.Layer), r.word())
 	}
-	fmt.Fprintf(p.w, "%s: %s\n", short(r.Layer), what)
+}
+
+// word says in docker's words what state a layer is in.
+func (r *row) word() string {
+	words := [...]string{Waiting: "Waiting", Fetching: "Pulling", Extracted: "Extracted", Committed: "Pull complete", Exists: "Already exists"}
+	if r.Push {
+		words = [...]string{Waiting: "Waiting", Fetching: "Pushing", Extracted: "", Committed: "Pushed", Exists: "Layer already exists"}
+	}
+	return words[r.State]
 }
 
 func (p *display) draw() {
@@ -144,13 +146,13 @@ func (r *row) text(width int) string {
 	id := short(r.Layer)
 	switch r.State {
 	case Waiting:
-		return id + ": Waiting"
+		return id + ": " + r.word()
 	case Extracted:
 		return fmt.Sprintf("%s: Extracted   %s", id, size(r.Total))
 	case Committed:
-		return fmt.Sprintf("%s: Pull complete  %s", id, size(r.Total))
+		return fmt.Sprintf("%s: %s  %s", id, r.word(), size(r.Total))
 	case Exists:
-		return id + ": Already exists"
+		return id + ": " + r.word()
 	}
 	numbers := size(r.Done)
 	if r.Total > 0 {
@@ -166,7 +168,7 @@ func (r *row) text(width int) string {
 	}
 	room := width - len(id) - len(": Pulling [] ") - len(numbers) - 1
 	if r.Total <= 0 || room < 10 {
-		return fmt.Sprintf("%s: Pulling  %s", id, numbers)
+		return fmt.Sprintf("%s: %s  %s", id, r.word(), numbers)
 	}
 	room = min(room, 40)
 	full := int(int64(room) * r.Done / max(1, r.Total))
@@ -181,7 +183,7 @@ func (r *row) text(width int) string {
 			bar[i] = ' '
 		}
 	}
-	return fmt.Sprintf("%s: Pulling [%s] %s", id, bar, numbers)
+	return fmt.Sprintf("%s: %s [%s] %s", id, r.word(), bar, numbers)
 }
 
 func (p *display) end() {

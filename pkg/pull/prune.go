@@ -22,8 +22,8 @@ type Pruned struct {
 	Reclaimed int64 // bytes of the layers, uncompressed
 }
 
-// Prune removes images that no container uses. Images on which others were
-// built stay. What was removed before an error is returned with it.
+// Prune removes images that no container uses, and what failed pulls left
+// behind. Images on which others were built stay. What was removed before an error is returned with it.
 func Prune(ctx context.Context, st *store.Store, o PruneOptions) (Pruned, error) {
 	var p Pruned
 	r, err := newRemover(ctx, st, RemoveOptions{Force: true})
@@ -47,7 +47,7 @@ func Prune(ctx context.Context, st *store.Store, o PruneOptions) (Pruned, error)
 	var victims []string
 	for i := range r.set.images {
 		img := &r.set.images[i]
-		if len(r.users[img.ID]) > 0 || len(img.Names) > 0 && !o.All || len(img.Names) == 0 && r.set.isIntermediate(img) {
+		if len(r.users[img.ID]) > 0 || r.held[img.ID] || len(img.Names) > 0 && !o.All || len(img.Names) == 0 && r.set.isIntermediate(img) {
 			continue
 		}
 		c := &candidate{layers: r.layers, set: r.set, Summary: *img}
@@ -75,6 +75,13 @@ func Prune(ctx context.Context, st *store.Store, o PruneOptions) (Pruned, error)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("pruning image %s: %w", shortID(id), err))
 		}
+	}
+	swept, err := Sweep(ctx, st)
+	if err != nil {
+		errs = append(errs, err)
+	}
+	for _, l := range swept {
+		r.out = append(r.out, Removed{Deleted: "sha256:" + l})
 	}
 	p.Removed = r.out
 	for _, rm := range p.Removed {

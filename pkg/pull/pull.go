@@ -277,7 +277,7 @@ func (p *puller) pullOne(ctx context.Context, sys *types.SystemContext, policy *
 			if e.Ref = j.src.StringWithinTransport(); j.name != nil {
 				e.Ref = j.name.String()
 			}
-			if d != nil {
+			if e.Index = -1; d != nil {
 				e.Index, e.Layers = d.place(e.Layer)
 			}
 			p.o.Progress(e)

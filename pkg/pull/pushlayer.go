@@ -231,6 +231,7 @@ func (p *pusher) tell(l *storage.Layer, e Event) {
 	if p.o.Progress == nil {
 		return
 	}
+	e.Push = true
 	e.Ref, e.Layer, e.Index, e.Layers = p.name, l.UncompressedDigest, p.index[l.UncompressedDigest], len(p.index)
 	p.o.Progress(e)
 }

@@ -17,7 +17,10 @@ var ErrImageInUse = errors.New("conflict")
 
 // RemoveOptions are how images are removed; the zero value is the careful way.
 type RemoveOptions struct {
-	Force   bool // although stopped containers use it or it has names in several repositories
+	// Force takes the names away although stopped containers use the image,
+	// which then stays without a name as long as they do, and removes one with
+	// several names by its ID.
+	Force   bool
 	NoPrune bool // keep the untagged images that it was built on
 
 	// Running tells whether a container runs now. nil believes its record.
@@ -59,6 +62,7 @@ type remover struct {
 	layers storage.Store
 	set    *imageSet
 	users  map[string][]*store.Container // by image ID
+	held   map[string]bool               // images that containers/storage will not delete: ours and a build's
 	out    []Removed
 }
 
@@ -67,12 +71,19 @@ func newRemover(ctx context.Context, st *store.Store, o RemoveOptions) (*remover
 	if err != nil {
 		return nil, err
 	}
-	r := &remover{o: o, layers: layers, users: map[string][]*store.Container{}}
+	r := &remover{o: o, layers: layers, users: map[string][]*store.Container{}, held: map[string]bool{}}
 	if r.o.Running == nil {
 		r.o.Running = func(c *store.Container) bool { return c.State.Status == store.StatusRunning }
 	}
 	if r.set, err = readImages(layers); err != nil {
 		return nil, err
+	}
+	held, err := layers.Containers()
+	if err != nil {
+		return nil, fmt.Errorf("listing containers: %w", err)
+	}
+	for _, c := range held {
+		r.held[c.ImageID] = true
 	}
 	err = st.View(ctx, func(t *store.Tx) error {
 		list, err := t.Containers()
@@ -147,7 +158,20 @@ func (r *remover) delete(img *Summary) error {
 		under = append(under, l.ID)
 	}
 	gone, err := r.layers.DeleteImage(img.ID, true)
+	if errors.Is(err, storage.ErrImageUsedByContainer) && r.o.Force && len(img.Names) > 0 {
+		// The container goes on living from what has no name now.
+		for _, n := range img.Names {
+			err = r.untag(img, n)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	if err != nil {
+		if errors.Is(err, storage.ErrImageUsedByContainer) {
+			return fmt.Errorf("%w: unable to delete %s (cannot be forced) - %w", ErrImageInUse, shortID(img.ID), err)
+		}
 		if errors.Is(err, storage.ErrImageUnknown) || errors.Is(err, storage.ErrNotAnImage) {
 			return noImage(img.ID)
 		}
@@ -168,7 +192,7 @@ func (r *remover) delete(img *Summary) error {
 	}
 	for i := range r.set.images {
 		p := &r.set.images[i]
-		if len(p.Names) == 0 && slices.Contains(under[1:], p.TopLayer) && !r.set.isIntermediate(p) && len(r.users[p.ID]) == 0 {
+		if len(p.Names) == 0 && slices.Contains(under[1:], p.TopLayer) && !r.set.isIntermediate(p) && !r.held[p.ID] && len(r.users[p.ID]) == 0 {
 			return r.delete(p)
 		}
 	}
