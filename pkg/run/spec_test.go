@@ -429,14 +429,32 @@ func TestFillVolumes(t *testing.T) {
 	if st, err := os.Stat(filepath.Join(host, "new/dir")); err != nil || !st.IsDir() {
 		t.Errorf("host folder: %v", err)
 	}
-	// What was deleted in a used volume stays deleted.
-	if err := os.RemoveAll(filepath.Join(dir("one"), "sub")); err != nil {
+	// What was copied and not wholly moved in, because of a cut, comes in later.
+	one := filepath.Dir(dir("one"))
+	if err := os.Mkdir(filepath.Join(one, volumeCopied), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	write(t, filepath.Join(one, volumeCopied, "late"), "late")
 	if err := fillVolumes(c, root, idMaps{}, dir); err != nil {
 		t.Fatal(err)
 	}
-	if list, _ := os.ReadDir(dir("one")); len(list) != 0 {
-		t.Errorf("filled again: %v", list)
+	if list, err := os.ReadDir(dir("one")); err != nil || len(list) != 2 {
+		t.Errorf("after the cut: %v, %v", list, err)
+	}
+	if list, err := os.ReadDir(one); err != nil || len(list) != 1 {
+		t.Errorf("left over: %v, %v", list, err)
+	}
+	// A container that has the empty volume mounted sees what is copied.
+	mounted, err := os.Open(dir("three"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mounted.Close()
+	c.Config.Mounts[2].Target = "/data"
+	if err := fillVolumes(c, root, idMaps{}, dir); err != nil {
+		t.Fatal(err)
+	}
+	if names, err := mounted.Readdirnames(-1); err != nil || len(names) != 1 {
+		t.Errorf("mounted: %v, %v", names, err)
 	}
 }

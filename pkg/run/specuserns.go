@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -250,4 +251,26 @@ func noMap() (idMaps, error) {
 		*to = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1, Size: n - 1}}
 	}
 	return maps, nil
+}
+
+// exposeRootfs lets the root of a container's own user namespace reach its
+// rootfs: it needs the right to search the folders on the way, from the
+// storage root down. They stay closed for listing, and the names of layers are
+// not to be guessed.
+func exposeRootfs(root, storage string, ids idMaps) error {
+	if len(ids.UID) == 0 {
+		return nil
+	}
+	for dir := filepath.Dir(root); dir != storage && strings.HasPrefix(dir, storage); dir = filepath.Dir(dir) {
+		st, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if mode := st.Mode().Perm(); mode&0o001 == 0 {
+			if err := os.Chmod(dir, mode|0o011); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

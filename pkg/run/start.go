@@ -132,6 +132,9 @@ func (e *Engine) launchHere(ctx context.Context, c *store.Container, o StartOpti
 	if err != nil {
 		return err
 	}
+	if err := exposeRootfs(root, e.Store.Root(), ids); err != nil {
+		return fmt.Errorf("mounting container %s: %w", short(c.ID), err)
+	}
 	if err := fillVolumes(c, root, ids, e.Store.VolumeDir); err != nil {
 		return err
 	}
@@ -224,7 +227,12 @@ func (e *Engine) writeBundle(c *store.Container, net *netns.Network, root, netPa
 		return err
 	}
 	for name, content := range map[string][]byte{"hosts": hosts, "resolv.conf": resolv, "hostname": netns.Hostname(fo)} {
-		if err := os.WriteFile(filepath.Join(bundle, name), content, 0o644); err != nil {
+		path := filepath.Join(bundle, name)
+		err := os.WriteFile(path, content, 0o644)
+		if err == nil && len(ids.UID) > 0 {
+			err = os.Chown(path, hostID(ids.UID, 0), hostID(ids.GID, 0))
+		}
+		if err != nil {
 			return fmt.Errorf("writing the bundle: %w", err)
 		}
 	}

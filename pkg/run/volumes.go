@@ -5,10 +5,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
@@ -19,9 +21,12 @@ import (
 	"github.com/balena-os/balena/pkg/store"
 )
 
-// usedMark stands beside a volume's _data once a container has used it: from
-// then on nothing is copied into it.
-const usedMark = "used"
+// Beside a volume's _data: what is being copied from the image, and what was
+// copied wholly and is being moved in.
+const (
+	volumeCopying = "_copy"
+	volumeCopied  = "_copied"
+)
 
 // recordVolumes names a new container's anonymous volumes and records all its
 // volumes that do not exist yet. Their folders are made at the first start.
@@ -109,8 +114,8 @@ func checkBinds(mounts []store.Mount) error {
 }
 
 // fillVolumes makes a container's mounts ready for a start: missing folders
-// of the host, volumes with what the image has at their place (at the first
-// use of a volume only), and the owner that :U asks for. root is where the
+// of the host, empty volumes with what the image has at their place, and the
+// owner that :U asks for. root is where the
 // container's rootfs is mounted, dir gives a volume's folder.
 func fillVolumes(c *store.Container, root string, ids idMaps, dir func(name string) string) error {
 	if err := checkBinds(c.Config.Mounts); err != nil {
@@ -149,9 +154,10 @@ type volume struct {
 	volatile bool // not worth a sync
 }
 
-// fill makes the volume's folder and, where none has used it yet, puts the
-// image's content in it: copied beside it, synced, and renamed into place, so
-// that it is there whole or not at all.
+// fill makes the volume's folder and, when it is empty, puts the image's
+// content in it. That is copied beside it, synced, and then moved in, which the
+// next start finishes if it is cut short: so a file is there whole or not at
+// all. The folder itself stays, since other containers may have it mounted.
 func (v *volume) fill(copyUp bool) error {
 	parent := filepath.Dir(v.data)
 	if err := os.MkdirAll(parent, 0o711); err != nil {
@@ -162,17 +168,11 @@ func (v *volume) fill(copyUp bool) error {
 		return err
 	}
 	defer lock.Close()
-	mark := filepath.Join(parent, usedMark)
-	if _, err := os.Lstat(mark); err == nil {
-		return nil
-	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return err
 	}
-	if _, err := os.Lstat(mark); err == nil {
-		return nil
-	}
-	old, err := os.ReadDir(v.data)
+	copied := filepath.Join(parent, volumeCopied)
+	empty, err := isEmpty(v.data)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if err := v.make(); err != nil {
@@ -181,21 +181,29 @@ func (v *volume) fill(copyUp bool) error {
 	case err != nil:
 		return err
 	}
-	if !copyUp {
-		return nil
-	}
-	if len(old) == 0 {
-		if err := v.copyUp(parent); err != nil {
+	if _, err := os.Lstat(copied); errors.Is(err, fs.ErrNotExist) {
+		if !empty || !copyUp {
+			return nil
+		}
+		if ok, err := v.copy(filepath.Join(parent, volumeCopying), copied); !ok {
 			return err
 		}
 	}
-	if err := os.WriteFile(mark, nil, 0o600); err != nil {
-		return err
+	return v.moveIn(copied)
+}
+
+// isEmpty is true for a folder that does not exist, too.
+func isEmpty(dir string) (bool, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return true, err
 	}
-	if v.volatile {
-		return nil
+	defer f.Close()
+	_, err = f.Readdirnames(1)
+	if errors.Is(err, io.EOF) {
+		return true, nil
 	}
-	return lock.Sync()
+	return false, err
 }
 
 func (v *volume) make() error {
@@ -208,32 +216,77 @@ func (v *volume) make() error {
 	return os.Chown(v.data, hostID(v.ids.UID, 0), hostID(v.ids.GID, 0))
 }
 
-func (v *volume) copyUp(parent string) error {
+// copy makes done, a synced copy of the image's folder, by way of tmp. It is
+// false where the image has no folder.
+func (v *volume) copy(tmp, done string) (bool, error) {
 	from, err := securejoin.SecureJoin(v.root, v.target)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if st, err := os.Lstat(from); err != nil || !st.IsDir() {
-		return nil // the image has nothing there
+		return false, nil
 	}
-	tmp := filepath.Join(parent, "_copy")
-	if err := os.RemoveAll(tmp); err != nil { // of one that was interrupted
-		return err
+	if err := os.RemoveAll(tmp); err != nil { // of a start that was interrupted
+		return false, err
 	}
 	if err := os.Mkdir(tmp, 0o700); err != nil {
-		return err
+		return false, err
 	}
 	err = copy.DirCopy(from, tmp, copy.Content, true)
-	if err == nil && !v.volatile {
-		err = syncFilesystem(tmp)
+	if err == nil {
+		err = v.sync(tmp)
 	}
 	if err == nil {
-		err = unix.Rename(tmp, v.data) // os.Rename refuses folders, even empty ones
+		err = os.Rename(tmp, done)
 	}
 	if err != nil {
-		return errors.Join(err, os.RemoveAll(tmp))
+		return false, errors.Join(err, os.RemoveAll(tmp))
 	}
-	return nil
+	return true, nil
+}
+
+// moveIn moves what lies in done into the volume, gives it done's owner and
+// mode, and removes done. What is there already stays.
+func (v *volume) moveIn(done string) error {
+	entries, err := os.ReadDir(done)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		from, to := filepath.Join(done, e.Name()), filepath.Join(v.data, e.Name())
+		err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+		if errors.Is(err, unix.EINVAL) { // the filesystem cannot
+			if _, err = os.Lstat(to); errors.Is(err, fs.ErrNotExist) {
+				err = unix.Rename(from, to)
+			}
+		}
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return &os.PathError{Op: "move", Path: from, Err: err}
+		}
+	}
+	st, err := os.Stat(done)
+	if err != nil {
+		return err
+	}
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		if err := os.Chown(v.data, int(sys.Uid), int(sys.Gid)); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(v.data, st.Mode()); err != nil {
+		return err
+	}
+	if err := v.sync(v.data); err != nil {
+		return err
+	}
+	return os.RemoveAll(done)
+}
+
+func (v *volume) sync(dir string) error {
+	if v.volatile {
+		return nil
+	}
+	return syncFilesystem(dir)
 }
 
 func syncFilesystem(dir string) error {
