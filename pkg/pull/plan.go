@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	imgspecv1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -24,6 +25,9 @@ var (
 	ErrPlatform = errors.New("no image for this platform")
 	ErrNotImage = errors.New("not a container image")
 	ErrNoSpace  = errors.New("not enough free space")
+
+	// ErrEncrypted is what ocicrypt would be for (docs/size.md).
+	ErrEncrypted = errors.New("encrypted images are not supported by balena")
 )
 
 // plan is what the manifest and the configuration of the chosen image say.
@@ -157,6 +161,9 @@ func (p *plan) addLayers(infos []manifest.LayerInfo) error {
 		}
 		if err := info.Digest.Validate(); err != nil {
 			return fmt.Errorf("%w: digest of layer %d: %w", ErrNotImage, i, err)
+		}
+		if strings.HasSuffix(info.MediaType, "+encrypted") {
+			return fmt.Errorf("layer %d: %w", i, ErrEncrypted)
 		}
 		id := durable.LayerID(parent, diffIDs[i])
 		p.layers = append(p.layers, &layer{

@@ -419,7 +419,10 @@ func TestPullManifestErrors(t *testing.T) {
 	reg := newTestRegistry(t)
 	reg.putManifest("schema1", []byte(`{"schemaVersion":1,"name":"a","tag":"b","architecture":"amd64","fsLayers":[],"history":[]}`), "application/vnd.docker.distribution.manifest.v1+json")
 	reg.putManifest("artifact", []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.cncf.helm.config.v1+json","digest":"`+digest.FromString("x").String()+`","size":1},"layers":[]}`), imgspecv1.MediaTypeImageManifest)
-	for ref, want := range map[string]error{"schema1": ErrNotImage, "artifact": ErrNotImage, "missing": nil} {
+	secret := gz(baseLayer(t))
+	secret.media += "+encrypted"
+	reg.image("secret", "amd64", secret)
+	for ref, want := range map[string]error{"schema1": ErrNotImage, "artifact": ErrNotImage, "secret": ErrEncrypted, "missing": nil} {
 		_, err := Pull(t.Context(), st, reg.host()+"/a:"+ref, Options{})
 		if err == nil || (want != nil && !errors.Is(err, want)) {
 			t.Errorf("%s: %v", ref, err)
