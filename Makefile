@@ -4,6 +4,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 GO      ?= go
 BINDIR  := $(DESTDIR)$(PREFIX)/bin
+SHARE   := $(DESTDIR)$(PREFIX)/share
 
 VERSION ?= 28.5-rev1
 COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
@@ -21,7 +22,7 @@ export GOFLAGS := -buildvcs=false -tags=$(TAGS)
 export CGO_ENABLED := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-bench build install check docs-check test unit bats demo bench cross clean
+.PHONY: help deps deps-bench build install check docs docs-check test unit bats demo bench cross clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -39,6 +40,10 @@ build: ## build the static bin/balena and its argv[0] links
 install: build ## install below $(DESTDIR)$(PREFIX)
 	install -D -m 755 bin/balena $(BINDIR)/balena
 	for s in $(STAGES); do ln -sf balena $(BINDIR)/$$s; done
+	install -D -m 644 -t $(SHARE)/man/man1 docs/man/*.1
+	install -D -m 644 docs/completion/balena.bash $(SHARE)/bash-completion/completions/balena
+	install -D -m 644 docs/completion/_balena $(SHARE)/zsh/site-functions/_balena
+	install -D -m 644 docs/completion/balena.fish $(SHARE)/fish/vendor_completions.d/balena.fish
 
 check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated docs
 	$(GO) vet ./...
@@ -50,8 +55,11 @@ check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated d
 	scripts/deadcode-check
 	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/cross scripts/deadcode-check scripts/docs-check scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/bench/bench
 
-docs-check: build ## the man pages and completions in docs/ are those of the command tree
-	scripts/docs-check
+docs: ## generate the man pages and completions in docs/
+	TAGS=$(TAGS) scripts/docs
+
+docs-check: ## the man pages and completions in docs/ are those of the command tree
+	TAGS=$(TAGS) scripts/docs-check
 
 test: build ## everything a contributor must pass: unit, bats as root, bats rootless (as root)
 	test/run unit root rootless

@@ -88,6 +88,7 @@ func newRootCmd(e *env) *cobra.Command {
 		newUntagCmd(e),
 		newVersionCmd(e),
 	)
+	cmd.AddCommand(docsCommands()...)
 	return cmd
 }
 
