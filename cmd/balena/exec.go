@@ -95,7 +95,7 @@ func (e *env) execTerminal(ctx context.Context, eng *run.Engine, ref string, arg
 		return err
 	}
 	res, err := e.attach(ctx, session{
-		runDir: dir, conn: ours, tty: true, stdin: o.Stdin, stdout: true, detachKeys: o.detachKeys, sigProxy: !o.Stdin,
+		runDir: dir, conn: ours, tty: true, stdin: o.Stdin, stdout: true, detachKeys: o.detachKeys,
 	})
 	if res.Detached {
 		return nil

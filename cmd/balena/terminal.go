@@ -31,7 +31,7 @@ func (e *env) attach(ctx context.Context, s session) (monitor.Result, error) {
 		return monitor.Result{}, usageError{err}
 	}
 	o := monitor.AttachOptions{
-		RunDir: s.runDir, Conn: s.conn, DetachKeys: keys, Cleaned: s.cleaned, Lossless: true,
+		RunDir: s.runDir, Conn: s.conn, DetachKeys: keys, Cleaned: s.cleaned,
 	}
 	if s.stdin {
 		o.Stdin = e.stdin
@@ -55,7 +55,7 @@ func (e *env) attach(ctx context.Context, s session) (monitor.Result, error) {
 	} else if s.stdin {
 		o.DetachKeys = nil // bytes of a pipe are never keys
 	}
-	if s.sigProxy {
+	if s.sigProxy && !s.tty { // on a console the container's own terminal makes its signals
 		stop := proxySignals(ctx, s.runDir)
 		defer stop()
 	}
