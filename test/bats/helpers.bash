@@ -127,7 +127,7 @@ leaks() {
 		[ -n "$(cat "$d/cgroup.procs" 2>/dev/null)" ] || [ ! -d "$d" ] || echo "cgroup $d"
 	done
 	find "$ROOT"/overlay/staging "$ROOT"/overlay/tempdirs -mindepth 1 2>/dev/null | sed 's/^/staging /'
-	find "$RUNROOT"/containers "$RUNROOT"/runc -mindepth 1 -maxdepth 1 2>/dev/null | sed 's/^/run folder /'
+	find "$RUNROOT"/containers "$RUNROOT"/runc -mindepth 1 -maxdepth 1 ! -name '.*' 2>/dev/null | sed 's/^/run folder /'
 }
 
 # ---- running balena --------------------------------------------------------

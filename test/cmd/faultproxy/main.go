@@ -14,7 +14,7 @@
 //
 //	none      pass everything on
 //	cut       send -bytes of the body, then reset the connection
-//	truncate  send -bytes of the body and say that this is all
+//	truncate  the blob has only -bytes bytes: later ranges do not exist
 //	corrupt   flip one byte of the body at offset -bytes
 //	status    answer -status with an error as registries write it
 //	stall     send -bytes of the body, then nothing for -delay
@@ -112,6 +112,11 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request) (status int, sent 
 		w.WriteHeader(p.status)
 		n, _ := io.WriteString(w, `{"errors":[{"code":"UNKNOWN","message":"made to fail"}]}`)
 		return p.status, int64(n)
+	}
+
+	if hit && p.fault == "truncate" && r.Header.Get("Range") != "" {
+		w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
+		return http.StatusRequestedRangeNotSatisfiable, 0
 	}
 
 	out, err := http.NewRequestWithContext(r.Context(), r.Method, "http://"+p.registry+r.URL.RequestURI(), r.Body)
