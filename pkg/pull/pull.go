@@ -100,6 +100,9 @@ type job struct {
 }
 
 func (p *puller) pull(ctx context.Context, ref string) ([]Image, error) {
+	if n, err := reference.ParseNormalizedNamed(strings.TrimPrefix(ref, "docker://")); err == nil && p.o.AllTags && !reference.IsNameOnly(n) {
+		return nil, errors.New("a tag or digest cannot be given along with all tags")
+	}
 	src, named, err := ParseReference(ref, p.layers)
 	if err != nil {
 		return nil, err
