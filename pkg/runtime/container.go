@@ -128,9 +128,6 @@ func (c *Container) Kill(sig unix.Signal) error { return c.lc.Signal(sig) }
 func (c *Container) Pause() error  { return c.lc.Pause() }
 func (c *Container) Resume() error { return c.lc.Resume() }
 
-// Processes lists the container's processes as the caller sees them.
-func (c *Container) Processes() ([]int, error) { return c.lc.Processes() }
-
 // Process is the process that the container's bundle describes, for exec'd
 // ones to be derived from.
 func (c *Container) Process() (*specs.Process, error) {

@@ -130,7 +130,14 @@ func barrier(host *net.UnixConn) error {
 		return err
 	}
 	defer r.Close()
-	_, _, err = host.WriteMsgUnix([]byte("BARRIER=1"), unix.UnixRights(int(w.Fd())), nil)
+	// net refuses WriteMsgUnix on a connected datagram socket.
+	raw, err := host.SyscallConn()
+	if err == nil {
+		cerr := raw.Control(func(fd uintptr) {
+			err = unix.Sendmsg(int(fd), []byte("BARRIER=1"), unix.UnixRights(int(w.Fd())), nil, 0)
+		})
+		err = errors.Join(err, cerr)
+	}
 	w.Close()
 	if err != nil {
 		return err

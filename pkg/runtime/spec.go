@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
@@ -77,6 +78,13 @@ func checkProcess(p *specs.Process) error {
 	return nil
 }
 
+// notIn is the complement of a set. An ambient capability has to be inheritable
+// too (capabilities(7)); libcontainer would warn of each that is not, at each
+// start, and specifications of older podman and buildah are full of them.
+func notIn(set []string) func(string) bool {
+	return func(s string) bool { return !slices.Contains(set, s) }
+}
+
 // newProcess translates a process of the specification into libcontainer's.
 func newProcess(p *specs.Process) (*libcontainer.Process, error) {
 	lp := &libcontainer.Process{
@@ -100,7 +108,7 @@ func newProcess(p *specs.Process) (*libcontainer.Process, error) {
 			Effective:   c.Effective,
 			Inheritable: c.Inheritable,
 			Permitted:   c.Permitted,
-			Ambient:     c.Ambient,
+			Ambient:     slices.DeleteFunc(slices.Clone(c.Ambient), notIn(c.Inheritable)),
 		}
 	}
 	for _, g := range p.User.AdditionalGids {
