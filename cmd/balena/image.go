@@ -121,6 +121,7 @@ func newTagCmd(e *env) *cobra.Command {
 func newUntagCmd(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use: "untag IMAGE [NAME[:TAG]...]", Short: "Take names from an image, which stays",
+		Long:    "Take names from an image, which stays. With nothing but a name, that one is taken; with nothing but an ID, all of them.",
 		Example: "  balena untag 3f4ca61aafcd registry.example.com/base:12",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

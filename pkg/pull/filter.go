@@ -160,7 +160,8 @@ func referenceFilter(pattern string) (imageFilter, error) {
 		return imageFilter{}, fmt.Errorf("%w reference=%q: malformed pattern", ErrBadFilter, pattern)
 	}
 	patterns := []string{pattern}
-	if !strings.ContainsAny(pattern, "*?[\\") {
+	wild := strings.ContainsAny(pattern, "*?[\\")
+	if !wild {
 		// As the same name would be read anywhere else.
 		if named, err := reference.ParseNormalizedNamed(pattern); err == nil {
 			patterns = append(patterns, named.String())
@@ -175,6 +176,15 @@ func referenceFilter(pattern string) (imageFilter, error) {
 			return false
 		}
 		forms := []string{named.String(), named.Name(), reference.FamiliarString(named), reference.FamiliarName(named)}
+		if wild { // * does not cross a slash, so try what comes after each, too
+			for _, f := range []string{named.String(), named.Name()} {
+				for i, c := range f {
+					if c == '/' {
+						forms = append(forms, f[i+1:])
+					}
+				}
+			}
+		}
 		for _, p := range patterns {
 			for _, f := range forms {
 				if ok, _ := path.Match(p, f); ok {

@@ -48,7 +48,7 @@ func (c compressed) info() types.BlobInfo {
 // again while its errors can pass. It returns in which form they are there, and
 // whether that is the form that the image's manifest has for all of them.
 func (p *pusher) sendLayers(ctx context.Context, source, ref types.ImageReference) (map[digest.Digest]types.BlobInfo, bool, error) {
-	original, err := p.originals(ctx, source)
+	present, forms, err := p.forms(ctx, source)
 	if err != nil {
 		return nil, false, err
 	}
@@ -58,7 +58,7 @@ func (p *pusher) sendLayers(ctx context.Context, source, ref types.ImageReferenc
 		mu    sync.Mutex
 		wg    sync.WaitGroup
 		done  = map[digest.Digest]types.BlobInfo{}
-		same  = len(original) == len(p.byDigest)
+		same  = len(present) == len(p.byDigest)
 		slots = make(chan struct{}, p.parallel())
 	)
 	diffIDs := slices.SortedFunc(maps.Keys(p.byDigest), func(a, b digest.Digest) int { return p.index[a] - p.index[b] })
@@ -66,7 +66,7 @@ func (p *pusher) sendLayers(ctx context.Context, source, ref types.ImageReferenc
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			b, err := p.sendLayer(ctx, ref, d, original[d])
+			b, err := p.sendLayer(ctx, ref, d, forms[d])
 			if err != nil {
 				stop(fmt.Errorf("layer %s: %w", p.byDigest[d].ID, err))
 				return
@@ -74,7 +74,7 @@ func (p *pusher) sendLayers(ctx context.Context, source, ref types.ImageReferenc
 			mu.Lock()
 			defer mu.Unlock()
 			done[d], done[b.Digest] = b, b
-			same = same && b.Digest == original[d].Digest
+			same = same && b.Digest == present[d].Digest
 		})
 	}
 	wg.Wait()
@@ -84,36 +84,62 @@ func (p *pusher) sendLayers(ctx context.Context, source, ref types.ImageReferenc
 	return done, same, nil
 }
 
-// originals are the compressed forms that the image's own manifest names, by
-// diffID.
-func (p *pusher) originals(ctx context.Context, source types.ImageReference) (map[digest.Digest]compressed, error) {
+// forms are the compressed forms of the image's layers that its manifests
+// name, by diffID: first as its present manifest has them, then as those have
+// them that it was pulled with before.
+func (p *pusher) forms(ctx context.Context, source types.ImageReference) (present map[digest.Digest]compressed, all map[digest.Digest][]compressed, err error) {
 	src, err := source.NewImageSource(ctx, p.sys)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer src.Close()
 	raw, mime, err := src.GetManifest(ctx, nil)
 	if err != nil {
-		return nil, fmt.Errorf("reading the manifest: %w", err)
+		return nil, nil, fmt.Errorf("reading the manifest: %w", err)
 	}
+	plain, err := src.LayerInfosForCopy(ctx, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	if present, err = p.formsIn(raw, mime, plain); err != nil {
+		return nil, nil, fmt.Errorf("reading the manifest: %w", err)
+	}
+	all = map[digest.Digest][]compressed{}
+	for d, c := range present {
+		all[d] = append(all[d], c)
+	}
+	for _, name := range p.img.BigDataNames {
+		if !strings.HasPrefix(name, storage.ImageDigestManifestBigDataNamePrefix+"-") {
+			continue
+		}
+		old, err := p.layers.ImageBigData(p.img.ID, name)
+		if err != nil {
+			continue
+		}
+		more, _ := p.formsIn(old, manifest.GuessMIMEType(old), plain) // an index is not one: no forms
+		for d, c := range more {
+			if !slices.Contains(all[d], c) {
+				all[d] = append(all[d], c)
+			}
+		}
+	}
+	return present, all, nil
+}
+
+// formsIn are the compressed forms in one manifest, given the same layers in
+// their plain form.
+func (p *pusher) formsIn(raw []byte, mime string, plain []types.BlobInfo) (map[digest.Digest]compressed, error) {
 	if mime == "" {
 		mime = manifest.GuessMIMEType(raw)
 	}
 	m, err := manifest.FromBlob(raw, mime)
-	if err != nil {
-		return nil, fmt.Errorf("reading the manifest: %w", err)
-	}
-	plain, err := src.LayerInfosForCopy(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
 	found := map[digest.Digest]compressed{}
 	for i, info := range m.LayerInfos() {
 		algo := algorithmOf(info.MediaType)
-		if i >= len(plain) || info.EmptyLayer || info.Digest == plain[i].Digest || algo == "" || p.byDigest[plain[i].Digest] == nil {
-			continue
-		}
-		if p.o.Compression == "" || p.o.Compression == algo {
+		if i < len(plain) && !info.EmptyLayer && info.Digest != plain[i].Digest && algo != "" && p.byDigest[plain[i].Digest] != nil {
 			found[plain[i].Digest] = compressed{info.Digest, info.Size, algo}
 		}
 	}
@@ -130,12 +156,9 @@ func algorithmOf(mediaType string) string {
 	return ""
 }
 
-func (p *pusher) sendLayer(ctx context.Context, ref types.ImageReference, d digest.Digest, original compressed) (types.BlobInfo, error) {
+func (p *pusher) sendLayer(ctx context.Context, ref types.ImageReference, d digest.Digest, forms []compressed) (types.BlobInfo, error) {
 	l := p.byDigest[d]
-	known := p.known(l)
-	if original.Digest != "" {
-		known = append([]compressed{original}, known...)
-	}
+	known := slices.Concat(forms, p.known(l))
 	var b types.BlobInfo
 	err := retry(ctx, func() error {
 		dest, err := ref.NewImageDestination(ctx, p.sys)

@@ -45,18 +45,22 @@ func Tag(_ context.Context, st *store.Store, source string, targets ...string) e
 	return syncImages(layers)
 }
 
-// Untag takes names from an image, all of them when none is given, and returns
-// those it took. The image stays.
+// Untag takes names from an image and returns those it took. Without names it
+// takes the one that the image was given by, or all when that was an ID. The
+// image stays.
 func Untag(_ context.Context, st *store.Store, image string, names ...string) ([]string, error) {
 	layers, err := st.Layers()
 	if err != nil {
 		return nil, err
 	}
-	img, _, err := Find(layers, image)
+	img, found, err := Find(layers, image)
 	if err != nil {
 		return nil, err
 	}
 	take := img.Names
+	if slices.Contains(img.Names, found) {
+		take = []string{found}
+	}
 	if len(names) > 0 {
 		take = nil
 		for _, n := range names {
