@@ -156,6 +156,9 @@ func (e *Engine) createLayer(c *store.Container) error {
 	_, err = layers.CreateContainer(c.ID, nil, c.ImageID, c.ID, "", &storage.ContainerOptions{
 		IDMappingOptions: ids, Volatile: c.Config.AutoRemove,
 	})
+	if err != nil && ids.AutoUserNs && !e.Rootless {
+		return fmt.Errorf("%w (--userns auto takes them from the ranges of user %q in /etc/subuid and /etc/subgid)", err, storage.RootAutoUserNsUser)
+	}
 	return err
 }
 
