@@ -9,7 +9,6 @@ import (
 	"math"
 	"net"
 	"reflect"
-	"regexp"
 	"time"
 
 	"github.com/docker/distribution/registry/api/errcode"
@@ -17,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"go.podman.io/image/v5/docker"
 	"go.podman.io/image/v5/types"
+	"go.podman.io/storage/pkg/regexp"
 )
 
 const (
@@ -229,7 +229,7 @@ func callGetBlobAt(ctx context.Context, m reflect.Value, info types.BlobInfo, of
 
 // clientError finds the status of a refusal whose body was not what the
 // specification asks for; the type of that error is not exported.
-var clientError = regexp.MustCompile(`(?:error parsing HTTP|StatusCode:) (4\d\d)\b`)
+var clientError = regexp.Delayed(`(?:error parsing HTTP|StatusCode:) (4\d\d)\b`)
 
 // permanent tells whether asking again is in vain: the registry understood and
 // refused, or cannot be trusted.

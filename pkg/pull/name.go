@@ -3,7 +3,6 @@ package pull
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -16,6 +15,7 @@ import (
 	istorage "go.podman.io/image/v5/storage"
 	"go.podman.io/image/v5/types"
 	"go.podman.io/storage"
+	"go.podman.io/storage/pkg/regexp"
 )
 
 // Errors about images and their names.
@@ -104,8 +104,8 @@ func ParseReference(ref string, layers storage.Store) (types.ImageReference, ref
 }
 
 var (
-	hexForm    = regexp.MustCompile(`^[0-9a-f]{1,64}$`)
-	fullIDForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	hexForm    = regexp.Delayed(`^[0-9a-f]{1,64}$`)
+	fullIDForm = regexp.Delayed(`^[0-9a-f]{64}$`)
 )
 
 // Find looks an image up among the local ones by, in this order: its ID; its

@@ -4,12 +4,12 @@ import (
 	"encoding/csv"
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	units "github.com/docker/go-units"
+	"go.podman.io/storage/pkg/regexp"
 
 	"github.com/balena-os/balena/pkg/store"
 )
@@ -22,7 +22,7 @@ const (
 	subpathOpt  = "subpath=" // a folder in the volume
 )
 
-var volumeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
+var volumeName = regexp.Delayed(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
 
 func cleanTarget(t string) string { return filepath.Clean("/" + t) }
 

@@ -4,9 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
+
+	"go.podman.io/storage/pkg/regexp"
 )
 
 // Errors about containers and their names.
@@ -168,7 +169,7 @@ type Volume struct {
 	Anonymous bool // made for one container and removed with it by rm -v and --rm
 }
 
-var nameForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+var nameForm = regexp.Delayed(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
 // CheckName fails with ErrBadName for a name that no container may have.
 func CheckName(name string) error {
