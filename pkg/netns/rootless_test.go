@@ -83,7 +83,7 @@ func eventuallyDead(t *testing.T, what string, pids ...int) {
 	t.Helper()
 	for _, p := range pids {
 		for i := 0; alive(p); i++ {
-			if i > 300 {
+			if i > 1500 {
 				t.Errorf("%s: process %d still lives", what, p)
 				break
 			}
