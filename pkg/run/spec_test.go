@@ -25,7 +25,7 @@ func buildSpec(t *testing.T, c store.Config, change ...func(*specInput)) (*specs
 	in := specInput{
 		C:      &store.Container{ID: strings.Repeat("ab", 32), Config: c},
 		RootFS: t.TempDir(), Bundle: t.TempDir(), NetNS: "/proc/1/ns/net",
-		Cgroups: cgroupHost{Version: 2, Parent: "/balena", Controllers: []string{"*"}},
+		Cgroups: cgroupHost{Version: 2, Parent: "/balena", Controllers: []string{"cpu", "cpuset", "io", "memory", "pids"}},
 	}
 	for _, f := range change {
 		f(&in)

@@ -73,7 +73,7 @@ type cgroupHost struct {
 	Version     int      // 1 (also hybrid) or 2
 	Systemd     bool     // systemd makes the cgroups
 	Parent      string   // for cgroupfs: below which; "" is no cgroup of its own
-	Controllers []string // that limits can be set with; nil is none, "*" is all
+	Controllers []string // that limits can be set with
 }
 
 // findCgroups looks at what a container's cgroup can be. manager is
@@ -93,7 +93,12 @@ func findCgroups(rootless bool, manager string) (cgroupHost, error) {
 	}
 	switch {
 	case !rootless:
-		h.Parent, h.Controllers = "/balena", []string{"*"}
+		h.Parent = "/balena"
+		if h.Version == 2 {
+			h.readControllers("/")
+		} else {
+			h.Controllers = controllersV1()
+		}
 	case h.Version == 2:
 		h.delegated()
 	default:
@@ -120,9 +125,9 @@ func (h *cgroupHost) delegated() {
 	}
 	switch {
 	case h.Parent != "":
-		h.readControllers(h.Parent, "cgroup.controllers")
+		h.readControllers(h.Parent)
 	case h.Systemd: // the user's manager moves us
-		h.readControllers(fmt.Sprintf("/user.slice/user-%d.slice/user@%[1]d.service", hostUID()), "cgroup.controllers")
+		h.readControllers(fmt.Sprintf("/user.slice/user-%d.slice/user@%[1]d.service", hostUID()))
 	}
 	if h.Parent != "" {
 		h.Parent = path.Join(h.Parent, "balena")
@@ -132,8 +137,24 @@ func (h *cgroupHost) delegated() {
 	}
 }
 
-func (h *cgroupHost) readControllers(dir, file string) {
-	if raw, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", dir, file)); err == nil {
+// controllersV1 are those that are mounted in hierarchies of their own: a
+// kernel may lack some (memory on many small boards).
+func controllersV1() []string {
+	raw, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for line := range strings.SplitSeq(string(raw), "\n") {
+		if f := strings.SplitN(line, ":", 3); len(f) == 3 && f[1] != "" {
+			out = append(out, strings.Split(f[1], ",")...)
+		}
+	}
+	return out
+}
+
+func (h *cgroupHost) readControllers(dir string) {
+	if raw, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", dir, "cgroup.controllers")); err == nil {
 		h.Controllers = strings.Fields(string(raw))
 	}
 }
@@ -152,7 +173,7 @@ func ownCgroup() (string, error) {
 }
 
 func (h *cgroupHost) can(controller string) bool {
-	return slices.Contains(h.Controllers, "*") || slices.Contains(h.Controllers, controller)
+	return slices.Contains(h.Controllers, controller)
 }
 
 // path is the container's cgroup as the OCI runtime takes it.
@@ -168,8 +189,8 @@ func (h *cgroupHost) path(id string, rootless bool) string {
 	return path.Join(h.Parent, id)
 }
 
-// resources sets the limits. Where an unprivileged user has no controllers
-// they are left out, with one warning that names them.
+// resources sets the limits. Those that there is no controller for, above all
+// for an unprivileged user, are left out, with one warning that names them.
 func (b *specBuilder) resources() error {
 	if err := checkResources(&b.c.Resources, 1<<20); err != nil {
 		return err
@@ -207,8 +228,10 @@ func (b *specBuilder) resources() error {
 		r.BlockIO = &specs.LinuxBlockIO{Weight: &w}
 	}
 	if len(lost) > 0 {
-		why := "cgroup v1 gives an unprivileged user none"
-		if b.Cgroups.Version == 2 {
+		why := "this system has no cgroup controller for them"
+		if b.Rootless && b.Cgroups.Version == 1 {
+			why = "cgroup v1 gives an unprivileged user none"
+		} else if b.Rootless {
 			why = "no cgroup v2 controller for them is delegated to this user"
 		}
 		b.warn("running without the limits %s: %s", strings.Join(lost, ", "), why)

@@ -358,7 +358,7 @@ shm"
 }
 
 @test "/proc and /sys are masked and read-only, but not with --privileged" {
-	run_rm "$BUSYBOX" sh -c 'wc -c </proc/kcore 2>/dev/null; ls /sys/firmware | wc -l; touch /sys/x 2>/dev/null || echo sysro; echo 1 2>/dev/null >/proc/sysrq-trigger || echo procro'
+	run_rm "$BUSYBOX" sh -c 'wc -c </proc/keys 2>/dev/null; ls /sys/firmware | wc -l; touch /sys/x 2>/dev/null || echo sysro; echo 1 2>/dev/null >/proc/sysrq-trigger || echo procro'
 	assert_output "0
 0
 sysro
