@@ -258,7 +258,7 @@ func receiveFile(socket *os.File) (*os.File, error) {
 		for {
 			n, oobn, _, _, rerr = unix.Recvmsg(int(fd), name, oob, unix.MSG_CMSG_CLOEXEC)
 			if rerr != unix.EINTR {
-				return true
+				return rerr != unix.EAGAIN
 			}
 		}
 	}); err != nil {
