@@ -63,7 +63,7 @@ remove_containers() {
 
 remove_world() {
 	local pid
-	for pid in $(world_processes); do kill -9 "$pid" 2>/dev/null || true; done
+	for pid in $(world_processes) $(cat "$T"/*.pid 2>/dev/null); do kill -9 "$pid" 2>/dev/null || true; done
 	umount "$ROOT/overlay" 2>/dev/null || true
 	# What a rootless file leaves belongs to other users: test/run removes it.
 	rm -rf "$T" "$RUNROOT" 2>/dev/null || true
@@ -104,12 +104,9 @@ cgroups() { find /sys/fs/cgroup -type d 2>/dev/null | grep -E '[0-9a-f]{64}' | s
 
 # assert_nothing_leaked waits a little for what is on its way out.
 assert_nothing_leaked() {
-	local i leak
-	for i in $(seq 50); do
-		leak=$(leaks)
-		[ -n "$leak" ] || return 0
-		sleep 0.1
-	done
+	local leak end=$((SECONDS + 5))
+	while leak=$(leaks) && [ -n "$leak" ] && [ $SECONDS -lt $end ]; do sleep 0.2; done
+	[ -n "$leak" ] || return 0
 	echo "leaked:"
 	echo "$leak"
 	return 1
@@ -196,13 +193,23 @@ faultproxy() {
 	PROXY_LOG=$BATS_TEST_TMPDIR/proxy.log
 	"$BIN/faultproxy" -registry "$REGISTRY" "$@" >"$PROXY_LOG" 2>&1 3>&- &
 	PROXY_PID=$!
+	echo "$PROXY_PID" >"$T/proxy-$PROXY_PID.pid"
 	eventually test -s "$PROXY_LOG"
 	PROXY=$(head -1 "$PROXY_LOG")
 }
 faultproxy_stop() {
 	[ -z "${PROXY_PID-}" ] || { kill "$PROXY_PID" 2>/dev/null || true; wait "$PROXY_PID" 2>/dev/null || true; }
+	rm -f "$T/proxy-${PROXY_PID-}.pid"
 	PROXY_PID=
 }
+
+# private_registry: start one with passwords (tester, secret); prints its
+# address. It goes with the file.
+private_registry() {
+	"$BIN/../registry/registry" start "$T/private" htpasswd
+	cp "$T/private/pid" "$T/private.pid"
+}
+private_registry_stop() { "$BIN/../registry/registry" stop "$T/private"; }
 
 # on_terminal STEPS COMMAND...: run on a terminal; see test/cmd/pty for steps.
 on_terminal() {

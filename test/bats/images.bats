@@ -24,7 +24,7 @@ image_id() { balena inspect --type image --format '{{.Id}}' "$1" | sed 's/^sha25
 	assert_match '^[0-9a-f]{12}$'
 	run_balena images -q no/such
 	assert_empty "$output"
-	run_balena images --filter "reference=*/busybox" --format '{{.Repository}}:{{.Tag}}'
+	run_balena images --filter "reference=*busybox*" --format '{{.Repository}}:{{.Tag}}'
 	assert_output "$BUSYBOX"
 	run_balena images --format json
 	echo "$output" | jq -e . >/dev/null
@@ -35,7 +35,7 @@ image_id() { balena inspect --type image --format '{{.Id}}' "$1" | sed 's/^sha25
 @test "tag gives a second name, untag takes it, the image stays" {
 	run_balena tag "$BUSYBOX" localhost/copy:1
 	assert_equal "$(image_id localhost/copy:1)" "$(image_id "$BUSYBOX")"
-	run_balena untag "$BUSYBOX" localhost/copy:1
+	run_balena untag localhost/copy:1
 	run_balena -1 image exists localhost/copy:1
 	run_balena image exists "$BUSYBOX"
 	run_balena -125 tag no/such:1 x:1
@@ -153,11 +153,9 @@ image_id() { balena inspect --type image --format '{{.Id}}' "$1" | sed 's/^sha25
 	skopeo inspect "dir:$T/out-dir" >/dev/null
 }
 
-@test "pushing again sends no layer" {
+@test "layers that the registry has are not sent again" {
 	faultproxy -fault none
 	run_balena tag "$BUSYBOX" "$PROXY/busybox:again-$BALENA_TEST_MODE"
-	run_balena push "$PROXY/busybox:again-$BALENA_TEST_MODE"
-	: >"$PROXY_LOG"
 	run_balena push "$PROXY/busybox:again-$BALENA_TEST_MODE"
 	! grep -E '^(PUT|PATCH) .*/blobs/uploads' "$PROXY_LOG" || fail "blobs were uploaded"
 	faultproxy_stop
@@ -166,7 +164,7 @@ image_id() { balena inspect --type image --format '{{.Id}}' "$1" | sed 's/^sha25
 
 @test "login keeps the password for pull and push, logout forgets it" {
 	local addr
-	addr=$("$BIN/../registry/registry" start "$T/private" htpasswd)
+	addr=$(private_registry)
 	run_balena -any login -u tester -p wrong "$addr"
 	[ "$status" -ne 0 ]
 	run_balena login -u tester -p secret "$addr"
@@ -181,5 +179,5 @@ image_id() { balena inspect --type image --format '{{.Id}}' "$1" | sed 's/^sha25
 	run_balena pull -q "$addr/busybox:1"
 	run_balena rmi "$addr/busybox:1"
 	run_balena logout --all
-	"$BIN/../registry/registry" stop "$T/private"
+	private_registry_stop
 }

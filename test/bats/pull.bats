@@ -344,7 +344,7 @@ small_fs() {
 
 @test "--creds opens a registry with passwords; wrong ones are an error" {
 	local addr
-	addr=$("$BIN/../registry/registry" start "$T/private" htpasswd)
+	addr=$(private_registry)
 	REGISTRY_CREDS=tester:secret "$BIN/../registry/registry" push "$addr" "$LAYOUTS/busybox" busybox latest
 	run_balena -125 pull "$addr/busybox:latest"
 	assert_stderr "authentication|unauthorized|denied"
@@ -357,7 +357,7 @@ small_fs() {
 	cp "$T/auth.json" "$HOME/.docker/config.json"
 	run_balena pull -q "$addr/busybox:latest"
 	rm -r "$HOME/.docker"
-	"$BIN/../registry/registry" stop "$T/private"
+	private_registry_stop
 }
 
 @test "a short name goes to docker.io" {
