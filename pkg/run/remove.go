@@ -51,7 +51,7 @@ func (e *Engine) Remove(ctx context.Context, ref string, opts RemoveOptions) err
 	defer release()
 	c, err := e.Find(ctx, o.ID)
 	if errors.Is(err, store.ErrNoContainer) {
-		return nil
+		return removeIfThere(e.lockPath(o.ID)) // made by the lock taken here
 	} else if err != nil {
 		return err
 	}

@@ -47,7 +47,11 @@ func (e *Engine) Start(ctx context.Context, ref string, o StartOptions) error {
 	if err := monitor.WaitGone(ctx, e.Store.BundleDir(c.ID)); err != nil {
 		return err
 	}
-	if c, err = e.Find(ctx, c.ID); err != nil {
+	id := c.ID
+	if c, err = e.Find(ctx, id); err != nil {
+		if errors.Is(err, store.ErrNoContainer) {
+			err = errors.Join(err, removeIfThere(e.lockPath(id))) // made by the lock taken here
+		}
 		return err
 	}
 	seen, err := e.Observe(c)

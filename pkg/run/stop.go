@@ -226,7 +226,7 @@ func (e *Engine) monitorGone(ctx context.Context, id string) error {
 	defer release()
 	c, err := e.Find(ctx, id)
 	if errors.Is(err, store.ErrNoContainer) {
-		return nil
+		return removeIfThere(e.lockPath(id)) // made by the lock taken here
 	} else if err != nil {
 		return err
 	}
