@@ -12,6 +12,7 @@ import (
 
 	imgspec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/balena-os/balena/pkg/store"
 )
@@ -456,5 +457,48 @@ func TestFillVolumes(t *testing.T) {
 	}
 	if names, err := mounted.Readdirnames(-1); err != nil || len(names) != 1 {
 		t.Errorf("mounted: %v, %v", names, err)
+	}
+}
+
+func TestGiveAway(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir, outside := t.TempDir(), filepath.Join(t.TempDir(), "f")
+	write(t, outside, "")
+	for _, d := range []string{"a/b", "c"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, filepath.Join(dir, "a/b/f"), "")
+	for name, to := range map[string]string{"a/file": outside, "folder": filepath.Dir(outside)} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := &store.Container{Config: store.Config{User: "1234:44"}}
+	if err := giveAway(c, t.TempDir(), idMaps{}, dir); err != nil {
+		t.Fatal(err)
+	}
+	owner := func(path string) string {
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("%d:%d", st.Uid, st.Gid)
+	}
+	for _, name := range []string{"", "a", "a/b", "a/b/f", "a/file", "c", "folder"} {
+		if got := owner(filepath.Join(dir, name)); got != "1234:44" {
+			t.Errorf("%s belongs to %s", name, got)
+		}
+	}
+	for _, path := range []string{outside, filepath.Dir(outside)} {
+		if got := owner(path); got != "0:0" {
+			t.Errorf("%s, outside, belongs to %s", path, got)
+		}
+	}
+	if err := giveAway(c, t.TempDir(), idMaps{}, "/etc/"); err == nil {
+		t.Error("gave /etc away")
 	}
 }

@@ -315,16 +315,63 @@ func giveAway(c *store.Container, root string, ids idMaps, dir string) error {
 	if uid < 0 || gid < 0 {
 		return fmt.Errorf("user %d:%d is not mapped", u.UID, u.GID)
 	}
-	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+	if slices.Contains(hostFolders, filepath.Clean(dir)) {
+		return conflictf("it belongs to the host: U is for folders of the container's own")
+	}
+	top, err := unix.Open(dir, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(top), dir)
+	defer f.Close()
+	return chownTree(f, uid, gid)
+}
+
+// hostFolders are never given away.
+var hostFolders = []string{
+	"/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/tmp", "/usr", "/var",
+}
+
+// chownTree changes the owner of f and all below it. It goes from folder to
+// folder by descriptor and follows no link, since a running container may be
+// changing the tree meanwhile.
+func chownTree(f *os.File, uid, gid int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		names, err := f.Readdirnames(-1)
 		if err != nil {
 			return err
 		}
-		var st unix.Stat_t
-		if err := unix.Lstat(path, &st); err == nil && int(st.Uid) == uid && int(st.Gid) == gid {
-			return nil
+		for _, name := range names {
+			if err := chownEntry(f, name, uid, gid); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
-		return os.Lchown(path, uid, gid)
-	})
+	}
+	if int(st.Uid) == uid && int(st.Gid) == gid {
+		return nil
+	}
+	return f.Chown(uid, gid)
+}
+
+func chownEntry(dir *os.File, name string, uid, gid int) error {
+	path := filepath.Join(dir.Name(), name)
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err == nil {
+		f := os.NewFile(uintptr(fd), path)
+		defer f.Close()
+		return chownTree(f, uid, gid)
+	}
+	if !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	if err := unix.Fchownat(int(dir.Fd()), name, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &os.PathError{Op: "chown", Path: path, Err: err}
+	}
+	return nil
 }
 
 // hostID is what an id of the container is in the engine's namespace, -1 where
