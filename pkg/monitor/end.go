@@ -36,7 +36,9 @@ func (m *monitor) end(exit Exit) {
 		m.problem("writing %s: %v", exitFile, err)
 	}
 	m.record(exit)
-	m.deleteContainer()
+	if len(m.cfg.ExitCommand) == 0 {
+		m.deleteContainer() // else that does it, in its own process
+	}
 	m.log.close()
 	for name := range m.cfg.Links {
 		_ = os.Remove(filepath.Join(m.cfg.RunDir, name))

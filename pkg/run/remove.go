@@ -89,7 +89,7 @@ func (e *Engine) Cleanup(ctx context.Context, id string) error {
 // cgroup, the network. The bundle folder stays: it has the exit record.
 func (e *Engine) clean(ctx context.Context, id string) error {
 	if _, err := os.Stat(filepath.Join(e.Store.RuntimeRoot(), id)); err == nil {
-		if err := e.runtime(ctx, "delete", "--force", id); err != nil {
+		if err := e.deleteRuntimeState(ctx, id); err != nil {
 			return err
 		}
 	}

@@ -301,7 +301,7 @@ func (e *Engine) Pause(ctx context.Context, ref string) error {
 	default:
 		return fmt.Errorf("pausing container %s: %w", ref, ErrNotRunning)
 	}
-	if err := e.runtime(ctx, "pause", o.ID); err != nil {
+	if err := e.freeze(ctx, o.ID); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(e.Store.BundleDir(o.ID), pausedFile), nil, 0o600)
@@ -316,7 +316,7 @@ func (e *Engine) Unpause(ctx context.Context, ref string) error {
 	if o.State.Status != store.StatusPaused {
 		return fmt.Errorf("unpausing container %s: %w", ref, ErrNotPaused)
 	}
-	if err := e.runtime(ctx, "resume", o.ID); err != nil {
+	if err := e.thaw(ctx, o.ID); err != nil {
 		return err
 	}
 	return os.Remove(filepath.Join(e.Store.BundleDir(o.ID), pausedFile))

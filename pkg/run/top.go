@@ -6,30 +6,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 )
-
-// runtime runs one command of the OCI runtime that the containers run under.
-func (e *Engine) runtime(ctx context.Context, args ...string) error {
-	argv := e.Runtime
-	path := "/proc/self/exe"
-	if len(argv) == 0 {
-		argv = []string{"balena-runc"}
-	} else {
-		path = argv[0]
-	}
-	argv = append(append([]string{}, argv...), "--root", e.Store.RuntimeRoot())
-	cmd := exec.CommandContext(ctx, path)
-	cmd.Args = append(argv, args...)
-	var msg bytes.Buffer
-	cmd.Stderr = &msg
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s %s: %w: %s", filepath.Base(argv[0]), args[0], err, strings.TrimSpace(msg.String()))
-	}
-	return nil
-}
 
 // pids lists the container's processes as the engine sees them: those in the
 // PID namespace of its first process, or below it where that is the host's.
