@@ -335,8 +335,21 @@ func Reload(runDir string) error {
 }
 
 // sweepBridge removes leases and rules of containers that have no state.
+// Teardown removes the state last, so there are some only if somebody else did.
 func sweepBridge(runDir string) error {
-	if _, err := os.Stat(filepath.Join(runDir, bridgeFile)); errors.Is(err, os.ErrNotExist) {
+	orphan := func(id string) bool {
+		_, err := os.Stat(statePath(runDir, id))
+		return errors.Is(err, os.ErrNotExist)
+	}
+	owners, err := leases(runDir)
+	if err != nil {
+		return err
+	}
+	found := false
+	for _, id := range owners {
+		found = found || orphan(id)
+	}
+	if !found {
 		return nil
 	}
 	unlock, err := lockDir(runDir)
@@ -345,12 +358,11 @@ func sweepBridge(runDir string) error {
 	}
 	defer unlock()
 	b, err := readBridge(runDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
-	}
-	orphan := func(id string) bool {
-		_, err := os.Stat(statePath(runDir, id))
-		return errors.Is(err, os.ErrNotExist)
 	}
 	if err := b.unpublish(orphan); err != nil {
 		return err

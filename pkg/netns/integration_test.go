@@ -525,6 +525,52 @@ func TestSweepAfterKill(t *testing.T) {
 	}
 }
 
+// A sweep beside a start of the same container takes nothing of the new one's.
+func TestSweepBesideSetup(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	_, keep := setup(t, dir)
+	_ = keep
+	id := newID()
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					if _, err := Sweep(context.Background(), dir, nil); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		}()
+	}
+	for i := range 15 {
+		n, err := Setup(context.Background(), Options{ID: id, RunDir: dir, Ports: []store.PortMapping{{ContainerPort: 80, Protocol: "tcp"}}})
+		if err != nil {
+			t.Errorf("%d: %v", i, err)
+			continue
+		}
+		if m, _ := leases(dir); m[n.IPAddress] != id {
+			t.Errorf("%d: the lease is gone: %v", i, m)
+		}
+		if !strings.Contains(ruleset(t), id) {
+			t.Errorf("%d: the rule is gone", i)
+		}
+		_ = n.Close()
+	}
+	close(stop)
+	wg.Wait()
+	if _, err := Sweep(context.Background(), dir, nil); err != nil || strings.Contains(ruleset(t), id) {
+		t.Errorf("left after the sweep: %v", err)
+	}
+}
+
 func TestFlushedRules(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()

@@ -72,6 +72,9 @@ func leases(runDir string) (map[string]string, error) {
 			continue
 		}
 		raw, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // released meanwhile
+		}
 		if err != nil {
 			return nil, err
 		}

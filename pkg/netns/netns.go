@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -139,20 +140,25 @@ func (n *Network) setupOwn(ctx context.Context, o Options) (err error) {
 	if err := os.MkdirAll(o.RunDir, 0o700); err != nil {
 		return err
 	}
-	if err := Teardown(ctx, o.RunDir, o.ID); err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = n.Close()
-			_ = Teardown(context.WithoutCancel(ctx), o.RunDir, o.ID)
-		}
-	}()
-	lock, err := createState(o.RunDir, o.ID, n.State)
+	lock, err := holdState(ctx, o.RunDir, o.ID)
 	if err != nil {
 		return err
 	}
 	n.Keep = append(n.Keep, lock)
+	defer func() {
+		if err != nil {
+			_ = Teardown(context.WithoutCancel(ctx), o.RunDir, o.ID)
+			_ = n.Close()
+		}
+	}()
+	if old, err := readState(o.RunDir, o.ID); err != nil || old.Mode != "" {
+		if err := teardown(ctx, o.RunDir, o.ID, old); err != nil {
+			return err
+		}
+	}
+	if err := writeState(lock, n.State); err != nil {
+		return err
+	}
 	if o.Rootless {
 		err = n.setupHelper(ctx, o)
 	} else {
@@ -180,18 +186,12 @@ func Teardown(ctx context.Context, runDir, id string) error {
 	if err := teardown(ctx, runDir, id, st); err != nil {
 		return fmt.Errorf("removing the network of container %s: %w", id, err)
 	}
-	return nil
+	return removeState(runDir, id)
 }
 
 func teardown(ctx context.Context, runDir, id string, st State) error {
 	err := stopHelper(ctx, runDir, id, st)
-	if e := releaseBridge(runDir, id, st); e != nil {
-		err = errors.Join(err, e)
-	}
-	if err != nil {
-		return err
-	}
-	return removeState(runDir, id)
+	return errors.Join(err, releaseBridge(runDir, id, st))
 }
 
 // Sweep tears down the networks that nobody holds any more: no command or
@@ -206,15 +206,19 @@ func Sweep(ctx context.Context, runDir string, live func(id string) bool) ([]str
 	var gone []string
 	var errs []error
 	for _, id := range ids {
-		held, err := stateHeld(runDir, id)
-		if err != nil || held || (live != nil && live(id)) {
+		// Holding the state ourselves keeps off a Setup of the same ID.
+		f, err := tryHoldState(runDir, id, 0)
+		if err != nil || f == nil {
 			continue
 		}
-		if err := Teardown(ctx, runDir, id); err != nil {
-			errs = append(errs, err)
-			continue
+		if live == nil || !live(id) {
+			if err := Teardown(ctx, runDir, id); err != nil {
+				errs = append(errs, err)
+			} else {
+				gone = append(gone, id)
+			}
 		}
-		gone = append(gone, id)
+		_ = f.Close()
 	}
 	if err := sweepBridge(runDir); err != nil {
 		errs = append(errs, err)
@@ -232,20 +236,41 @@ func Load(runDir, id string) (State, error) { return readState(runDir, id) }
 
 func statePath(runDir, id string) string { return filepath.Join(runDir, id+".json") }
 
-func createState(runDir, id string, st State) (*os.File, error) {
-	f, err := os.OpenFile(statePath(runDir, id), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+// holdState opens and locks the state of a container, making it if need be. It
+// waits for a sweep, or for what is left of the container's last run.
+func holdState(ctx context.Context, runDir, id string) (*os.File, error) {
+	for end := time.Now().Add(5 * time.Second); ; {
+		f, err := tryHoldState(runDir, id, os.O_CREATE)
+		if err != nil || f != nil {
+			return f, err
+		}
+		if ctx.Err() != nil || time.Now().After(end) {
+			return nil, fmt.Errorf("the network of container %s is held by another process", id)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// tryHoldState gives nil if another process holds the state.
+func tryHoldState(runDir, id string, create int) (*os.File, error) {
+	path := statePath(runDir, id)
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC|create, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("the network of container %s is held by another process", id)
+	if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		// Whoever held it may have removed it.
+		var ours, there unix.Stat_t
+		if unix.Fstat(int(f.Fd()), &ours) == nil && unix.Stat(path, &there) == nil && ours.Ino == there.Ino {
+			return f, nil
+		}
+		err = unix.EWOULDBLOCK
 	}
-	if err := writeState(f, st); err != nil {
-		_ = f.Close()
-		return nil, err
+	_ = f.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) {
+		err = nil
 	}
-	return f, nil
+	return nil, err
 }
 
 // writeState overwrites in one write; a reader that meets half of it gets an
@@ -272,16 +297,6 @@ func readState(runDir, id string) (State, error) {
 		return st, fmt.Errorf("network state of container %s: %w", id, err)
 	}
 	return st, nil
-}
-
-func stateHeld(runDir, id string) (bool, error) {
-	f, err := os.Open(statePath(runDir, id))
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	return errors.Is(err, unix.EWOULDBLOCK), nil
 }
 
 func removeState(runDir, id string) error {

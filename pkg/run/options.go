@@ -54,7 +54,7 @@ func (o *Options) Check() error {
 		return conflictf("invalid pull option: '%s': must be one of \"always\", \"missing\" or \"never\"", o.Pull)
 	}
 	switch c.Network {
-	case "", "none", "host", "bridge":
+	case "", "none", "host", "bridge", "pasta", "slirp4netns":
 	default:
 		return conflictf("network %s not found: use none, host or bridge", c.Network)
 	}

@@ -157,6 +157,12 @@ func (e *Engine) Sweep(ctx context.Context) error {
 	if err := e.sweepBoot(ctx); err != nil {
 		return err
 	}
+	if _, err := netns.Sweep(ctx, e.Store.NetworkRunDir(), func(id string) bool {
+		o, err := e.find(ctx, id)
+		return err == nil && o.Running() || err != nil && !errors.Is(err, store.ErrNoContainer)
+	}); err != nil {
+		return fmt.Errorf("removing the networks of containers that are gone: %w", err)
+	}
 	marks, err := os.ReadDir(e.creatingDir())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
