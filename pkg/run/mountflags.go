@@ -32,7 +32,7 @@ func cleanTarget(t string) string { return filepath.Clean("/" + t) }
 // volume. ErrOptions.
 func ParseVolume(s string) (store.Mount, error) {
 	fail := func(format string, args ...any) (store.Mount, error) {
-		return store.Mount{}, conflictf("invalid volume specification: '%s': "+format, append([]any{s}, args...)...)
+		return store.Mount{}, conflictf(format, args...)
 	}
 	parts := strings.Split(s, ":")
 	var m store.Mount
@@ -80,13 +80,13 @@ func ParseVolume(s string) (store.Mount, error) {
 
 func setTarget(m *store.Mount, t string) error {
 	if !filepath.IsAbs(t) {
-		return fmt.Errorf("invalid mount path: '%s' mount path must be absolute", t)
+		return fmt.Errorf("invalid mount path '%s': it must be absolute", t)
 	}
 	if strings.ContainsRune(t, 0) {
 		return fmt.Errorf("invalid mount path: '%q'", t)
 	}
 	if m.Target = filepath.Clean(t); m.Target == "/" {
-		return fmt.Errorf("invalid specification: destination can't be '/'")
+		return fmt.Errorf("destination can't be '/'")
 	}
 	return nil
 }
@@ -137,14 +137,14 @@ func ParseTmpfs(s string) (store.Mount, error) {
 	target, opts, _ := strings.Cut(s, ":")
 	m := store.Mount{Type: "tmpfs"}
 	if err := setTarget(&m, target); err != nil {
-		return m, conflictf("invalid tmpfs '%s': %v", s, err)
+		return m, conflictf("%v", err)
 	}
 	if opts == "" {
 		return m, nil
 	}
 	for o := range strings.SplitSeq(opts, ",") {
 		if err := addTmpfsOption(&m, o); err != nil {
-			return m, conflictf("invalid tmpfs option in '%s': %v", s, err)
+			return m, conflictf("%v", err)
 		}
 	}
 	return m, nil
@@ -186,16 +186,16 @@ func ParseMount(s string) (store.Mount, error) {
 	m := store.Mount{Type: "volume"}
 	fields, err := csv.NewReader(strings.NewReader(strings.TrimSpace(s))).Read()
 	if err != nil {
-		return m, conflictf("invalid argument %q for --mount: value is empty or not CSV", s)
+		return m, conflictf("value is empty or not CSV")
 	}
 	p := mountParser{m: &m}
 	for _, f := range fields {
 		if err := p.field(f); err != nil {
-			return m, conflictf("invalid argument %q for --mount: %v", s, err)
+			return m, conflictf("%v", err)
 		}
 	}
 	if err := p.finish(); err != nil {
-		return m, conflictf("invalid argument %q for --mount: %v", s, err)
+		return m, conflictf("%v", err)
 	}
 	return m, nil
 }
