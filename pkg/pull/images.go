@@ -112,7 +112,7 @@ func readImages(st storage.Store) (*imageSet, error) {
 	}
 	for i := range raw {
 		img := Summary{
-			ID: raw[i].ID, Names: raw[i].Names, Digest: raw[i].Digest, Digests: raw[i].Digests,
+			ID: raw[i].ID, Names: slices.Sorted(slices.Values(raw[i].Names)), Digest: raw[i].Digest, Digests: raw[i].Digests,
 			Created: raw[i].Created, TopLayer: raw[i].TopLayer,
 		}
 		for j, l := range s.chain(raw[i].TopLayer) {

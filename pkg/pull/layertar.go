@@ -96,8 +96,11 @@ type verifiedTar struct {
 func (t *verifiedTar) Read(b []byte) (int, error) {
 	n, err := t.ReadCloser.Read(b)
 	_, _ = t.v.Write(b[:n])
-	if errors.Is(err, io.EOF) && !t.v.Verified() {
+	switch {
+	case errors.Is(err, io.EOF) && !t.v.Verified():
 		err = fmt.Errorf("%w: it is not %s any more", ErrDamagedLayer, t.want)
+	case err != nil && !errors.Is(err, io.EOF): // of the files, while the tar is put together
+		err = fmt.Errorf("%w: %w", ErrDamagedLayer, err)
 	}
 	return n, err
 }

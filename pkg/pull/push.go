@@ -104,11 +104,13 @@ func (p *pusher) push(ctx context.Context, dest string) (Pushed, error) {
 		ReportWriter: io.Discard, SourceCtx: p.sys, DestinationCtx: p.sys,
 		RemoveSignatures: true, MaxParallelDownloads: uint(p.parallel()),
 	}
-	switch p.o.Format {
-	case "":
-	case "oci":
+	switch {
+	case p.o.Format == "":
+	case p.o.Format == "oci":
 		copyOpts.ForceManifestMIMEType = imgspecv1.MediaTypeImageManifest
-	case "docker", "v2s2":
+	case isDockerFormat(p.o.Format) && p.o.Compression == "zstd":
+		return Pushed{}, errors.New("docker's manifest format has no zstd: choose oci")
+	case isDockerFormat(p.o.Format):
 		copyOpts.ForceManifestMIMEType = manifest.DockerV2Schema2MediaType
 	default:
 		return Pushed{}, fmt.Errorf("unknown manifest format %q: it is oci or docker", p.o.Format)
@@ -144,6 +146,8 @@ func (p *pusher) push(ctx context.Context, dest string) (Pushed, error) {
 	}
 	return pushed, nil
 }
+
+func isDockerFormat(f string) bool { return f == "docker" || f == "v2s2" }
 
 // prepare reads the options and the image's layers.
 func (p *pusher) prepare(ref types.ImageReference, named reference.Named) error {

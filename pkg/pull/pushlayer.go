@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -167,7 +168,7 @@ func (p *pusher) sendLayer(ctx context.Context, ref types.ImageReference, d dige
 		}
 		defer dest.Close()
 		for _, k := range known {
-			if p.o.Compression != "" && p.o.Compression != k.Algorithm {
+			if p.o.Compression != "" && p.o.Compression != k.Algorithm || k.Algorithm == "zstd" && isDockerFormat(p.o.Format) {
 				continue
 			}
 			ok, got, err := dest.TryReusingBlob(ctx, types.BlobInfo{Digest: k.Digest, Size: k.Size}, none.NoCache, false)
@@ -330,6 +331,10 @@ func passes(err error) bool {
 		return false
 	}
 	if errors.Is(err, docker.ErrTooManyRequests) {
+		return true
+	}
+	var op *net.OpError // a connection that there was
+	if errors.As(err, &op) && (op.Op == "read" || op.Op == "write") {
 		return true
 	}
 	for _, e := range []error{syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED, syscall.ETIMEDOUT, io.ErrUnexpectedEOF} {
