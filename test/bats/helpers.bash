@@ -133,6 +133,8 @@ leaks() {
 # reach a process that lives on.
 balena() { "$BALENA" --root "$ROOT" --runroot "$RUNROOT" "$@" 3>&-; }
 
+without3() { "$@" 3>&-; }
+
 # run_balena [-STATUS|-any] ARGS...: run the engine, check its status (0 unless
 # said otherwise) and leave $status, $output (stdout), $stderr and their lines.
 run_balena() {
@@ -142,7 +144,8 @@ run_balena() {
 	-[0-9]*) want=${1#-}; shift ;;
 	esac
 	echo "\$ balena $*"
-	run --separate-stderr timeout --foreground -k 5 "${TIMEOUT:-60}" "$BALENA" --root "$ROOT" --runroot "$RUNROOT" "$@" 3>&-
+	# run itself needs descriptor 3: it warns there about a status of 127
+	run --separate-stderr without3 timeout --foreground -k 5 "${TIMEOUT:-60}" "$BALENA" --root "$ROOT" --runroot "$RUNROOT" "$@"
 	[ -z "$output" ] || echo "$output"
 	[ -z "$stderr" ] || echo "stderr: $stderr"
 	echo "status: $status"
@@ -215,7 +218,7 @@ private_registry_stop() { "$BIN/../registry/registry" stop "$T/private"; }
 on_terminal() {
 	local steps=$1
 	shift
-	run "$BIN/pty" -timeout 20s "$@" <<<"$steps" 3>&-
+	run without3 "$BIN/pty" -timeout 20s "$@" <<<"$steps"
 	echo "$output"
 	echo "status: $status"
 }
