@@ -35,7 +35,7 @@ three"
 	run_balena logs long
 	assert_equal "${#lines[0]}" 90000
 	assert_equal "${lines[1]}" after
-	ended utf8 'printf "\\303\\251 caf\\303\\251 \\"quoted\\" back\\\\slash \\t tab\\n"'
+	ended utf8 'printf "\\303\\251 caf\\303\\251 \"quoted\" back\\\\slash \\t tab\\n"'
 	run_balena logs utf8
 	assert_output "é café \"quoted\" back\\slash 	 tab"
 }
