@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -375,8 +376,9 @@ func stopHelper(ctx context.Context, runDir, id string, st State) error {
 		return err
 	}
 	var errs []error
-	for _, p := range st.Helpers {
-		errs = append(errs, p.end(ctx))
+	// The helper first: its parent, balena-netns, reaps it and ends by itself.
+	for i, p := range slices.Backward(st.Helpers) {
+		errs = append(errs, p.end(ctx, i == 0 && len(st.Helpers) > 1))
 	}
 	return errors.Join(errs...)
 }
@@ -392,8 +394,9 @@ func process(pid int) Process {
 	return Process{pid, t}
 }
 
-// end kills the process unless it has ended, and waits until it has.
-func (p Process) end(ctx context.Context) error {
+// end kills the process unless it has ended, or ends by itself when it may, and
+// waits until it has.
+func (p Process) end(ctx context.Context, mayEnd bool) error {
 	if p.PID == 0 || p.Start == 0 {
 		return nil
 	}
@@ -412,16 +415,27 @@ func (p Process) end(ctx context.Context) error {
 	if t, err := startTime(p.PID); err != nil || t != p.Start {
 		return nil
 	}
+	if mayEnd && wait(ctx, fd, 500*time.Millisecond) {
+		return nil
+	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("ending process %d: %w", p.PID, err)
 	}
-	for end := time.Now().Add(5 * time.Second); ctx.Err() == nil && time.Now().Before(end); {
-		f := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		if k, err := unix.Poll(f, 100); err != nil && !errors.Is(err, unix.EINTR) || k > 0 {
-			return nil
-		}
+	if wait(ctx, fd, 5*time.Second) {
+		return nil
 	}
 	return fmt.Errorf("process %d does not end", p.PID)
+}
+
+// wait tells whether the process of a pidfd ends in time.
+func wait(ctx context.Context, pidfd int, d time.Duration) bool {
+	for end := time.Now().Add(d); ctx.Err() == nil && time.Now().Before(end); {
+		f := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+		if k, err := unix.Poll(f, 50); err != nil && !errors.Is(err, unix.EINTR) || k > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // startTime is when a process began, in ticks after boot (proc(5)).

@@ -182,13 +182,15 @@ func (k *keeper) wait() {
 		close(cut)
 	}()
 	select {
-	case <-k.ended:
+	case err := <-k.ended:
+		k.ended <- err
 		return
 	case <-cut:
 	}
 	for k.inUse() {
 		select {
-		case <-k.ended:
+		case err := <-k.ended:
+			k.ended <- err
 			return
 		case <-time.After(time.Second):
 		}
@@ -198,6 +200,10 @@ func (k *keeper) wait() {
 func (k *keeper) stop() {
 	if k.cmd != nil && k.cmd.Process != nil {
 		_ = k.cmd.Process.Kill()
+		select { // so that it does not stay a zombie where PID 1 does not reap
+		case <-k.ended:
+		case <-time.After(time.Second):
+		}
 	}
 	if k.req.Dir != "" {
 		_ = os.RemoveAll(k.req.Dir)
