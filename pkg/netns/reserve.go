@@ -3,7 +3,6 @@ package netns
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -139,10 +138,4 @@ func unprivilegedStart() int {
 		return 1024
 	}
 	return n
-}
-
-// loopback tells whether a mapping is only for the host itself.
-func loopback(p store.PortMapping) bool {
-	ip := net.ParseIP(p.HostIP)
-	return ip != nil && ip.IsLoopback()
 }
