@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"go.podman.io/storage"
 	"go.podman.io/storage/pkg/idtools"
+	"golang.org/x/sys/unix"
 
 	"github.com/balena-os/balena/pkg/store"
 )
@@ -254,23 +255,34 @@ func noMap() (idMaps, error) {
 }
 
 // exposeRootfs lets the root of a container's own user namespace reach its
-// rootfs: it needs the right to search the folders on the way, from the
-// storage root down. They stay closed for listing, and the names of layers are
-// not to be guessed.
+// rootfs: it needs the right to search the folders on the way. Those below the
+// storage root are given it; they stay closed for listing, and the names of
+// layers are not to be guessed. About those above it a person must decide.
 func exposeRootfs(root, storage string, ids idMaps) error {
 	if len(ids.UID) == 0 {
 		return nil
 	}
-	for dir := filepath.Dir(root); dir != storage && strings.HasPrefix(dir, storage); dir = filepath.Dir(dir) {
-		st, err := os.Stat(dir)
-		if err != nil {
-			return err
+	for dir := filepath.Dir(root); ; dir = filepath.Dir(dir) {
+		var st unix.Stat_t
+		if err := unix.Stat(dir, &st); err != nil {
+			return &os.PathError{Op: "stat", Path: dir, Err: err}
 		}
-		if mode := st.Mode().Perm(); mode&0o001 == 0 {
-			if err := os.Chmod(dir, mode|0o011); err != nil {
+		mine := mapped(ids.UID, st.Uid) && mapped(ids.GID, st.Gid) // its root's capabilities count then
+		switch {
+		case st.Mode&0o001 != 0, mine:
+		case strings.HasPrefix(dir, storage+"/"):
+			if err := os.Chmod(dir, os.FileMode(st.Mode&0o777|0o011)); err != nil {
 				return err
 			}
+		default:
+			return conflictf("a container with a user namespace of its own cannot get to %s: %s may not be searched by other users (chmod o+x %[2]s), or use another --root", storage, dir)
+		}
+		if dir == "/" {
+			return nil
 		}
 	}
-	return nil
+}
+
+func mapped(maps []specs.LinuxIDMapping, host uint32) bool {
+	return slices.ContainsFunc(maps, func(m specs.LinuxIDMapping) bool { return host >= m.HostID && host-m.HostID < m.Size })
 }
