@@ -18,7 +18,7 @@ const stagingLock = "staging.lock"
 // These spare what a process has just made and is about to lock.
 const (
 	sweepUnlocked = time.Second
-	sweepNoLock   = 10 * time.Second
+	sweepNoLock   = 3 * time.Second
 )
 
 // staging is what this process itself works in: a POSIX lock of its own looks
