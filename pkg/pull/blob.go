@@ -184,7 +184,7 @@ func (b *blob) Close() error {
 // outside; so it is called by reflection, which costs nothing in size as long
 // as the name is a constant. Sources that have no such method start over.
 func openAt(ctx context.Context, src types.ImageSource, info types.BlobInfo, cache types.BlobInfoCache, offset int64) (io.ReadCloser, error) {
-	if s, ok := src.(interface{ SupportsGetBlobAt() bool }); ok && s.SupportsGetBlobAt() {
+	if hasRanges(src) {
 		m := reflect.ValueOf(src).MethodByName("GetBlobAt")
 		if m.IsValid() && m.Type().NumIn() == 3 && m.Type().In(2).Kind() == reflect.Slice {
 			return callGetBlobAt(ctx, m, info, offset)
@@ -199,6 +199,11 @@ func openAt(ctx context.Context, src types.ImageSource, info types.BlobInfo, cac
 		return nil, err
 	}
 	return r, nil
+}
+
+func hasRanges(src types.ImageSource) bool {
+	s, ok := src.(interface{ SupportsGetBlobAt() bool })
+	return ok && s.SupportsGetBlobAt()
 }
 
 func callGetBlobAt(ctx context.Context, m reflect.Value, info types.BlobInfo, offset int64) (io.ReadCloser, error) {

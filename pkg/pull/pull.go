@@ -50,7 +50,8 @@ type Image struct {
 // AllTags and for archives with more than one.
 //
 // What a failed pull has completed of an image's layers stays, so that the next
-// try need not fetch it again, until Sweep removes it; nothing else stays.
+// try need not fetch it again, until Sweep removes it or the disk is full;
+// nothing else stays.
 func Pull(ctx context.Context, st *store.Store, ref string, o Options) ([]Image, error) {
 	layers, err := st.Layers()
 	if err != nil {
@@ -67,7 +68,12 @@ func Pull(ctx context.Context, st *store.Store, ref string, o Options) ([]Image,
 	images, err := p.pull(ctx, ref)
 	unlock()
 	if err != nil {
-		return images, fmt.Errorf("pulling %q: %w", ref, err)
+		err = fmt.Errorf("pulling %q: %w", ref, err)
+		if errors.Is(err, ErrNoSpace) { // a full disk harms more than fetching again
+			_, serr := sweep(ctx, layers, p.w, 0)
+			err = errors.Join(err, serr)
+		}
+		return images, err
 	}
 	// What older, failed pulls left is of no use to this one. Failing to tidy
 	// up is no failure of the pull.
@@ -293,7 +299,7 @@ func (p *puller) pullOne(ctx context.Context, sys *types.SystemContext, policy *
 	if err != nil {
 		return Image{}, err
 	}
-	if err := p.checkSpace(pl); err != nil {
+	if err := p.checkSpace(ctx, src, pl); err != nil {
 		return Image{}, err
 	}
 	d = &destination{w: p.w, plan: pl, src: src, tell: tell}

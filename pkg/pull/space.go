@@ -1,34 +1,72 @@
 package pull
 
 import (
+	"context"
+	"encoding/binary"
 	"fmt"
+	"io"
+	"strings"
 
 	"github.com/balena-os/balena/pkg/durable"
 )
 
-// checkSpace refuses a pull that cannot fit, before its first byte. What a
-// layer takes uncompressed is not in the manifest, but it is never less than
-// the blob; so this refuses only what is certain, and the rest is rolled back
-// when the disk fills up.
-func (p *puller) checkSpace(pl *plan) error {
-	var need int64
+// gzipDoubt is by how much a compressed layer may grow; where there is room for
+// that, nothing needs to be asked.
+const gzipDoubt = 5
+
+// checkSpace refuses a pull that cannot fit, before its first byte. How large a
+// layer is uncompressed is not in the manifest, but it is never less than the
+// blob, and at the end of a gzip stream it is written: when the answer depends
+// on it, these four bytes are asked for. So this refuses only what is certain,
+// and the rest is rolled back when the disk fills up.
+func (p *puller) checkSpace(ctx context.Context, src *source, pl *plan) error {
+	var missing []*layer
+	var least int64
 	for _, l := range pl.layers {
 		has, err := p.w.Has(l.id, l.diffID)
 		if err != nil {
 			return err
 		}
 		if !has && l.blob.Size > 0 {
-			need += l.blob.Size
+			missing = append(missing, l)
+			least += l.blob.Size
 		}
 	}
 	free, err := durable.Free(p.layers.GraphRoot())
 	if err != nil {
 		return err
 	}
-	if need > free {
-		return fmt.Errorf("%w: the image needs at least %s, %s has %s", ErrNoSpace, size(need), p.layers.GraphRoot(), size(free))
+	if least <= free && free < gzipDoubt*least {
+		least = 0
+		for _, l := range missing {
+			least += uncompressedSize(ctx, src, l)
+		}
+	}
+	if least > free {
+		return fmt.Errorf("%w: the image needs at least %s, %s has %s", ErrNoSpace, size(least), p.layers.GraphRoot(), size(free))
 	}
 	return nil
+}
+
+// uncompressedSize is the least that a layer takes on the disk: what its gzip
+// trailer says, less an allowance for tar headers of files without content, or
+// the size of the blob when that cannot be had.
+func uncompressedSize(ctx context.Context, src *source, l *layer) int64 {
+	const trailer = 4
+	if l.blob.Size < 1<<16 || !strings.HasSuffix(l.blob.MediaType, "gzip") || !hasRanges(src.ImageSource) {
+		return l.blob.Size
+	}
+	r, err := openAt(ctx, src.ImageSource, l.blob, nil, l.blob.Size-trailer)
+	if err != nil {
+		return l.blob.Size
+	}
+	defer r.Close()
+	var b [trailer]byte
+	if _, err := io.ReadFull(r, b[:]); err != nil {
+		return l.blob.Size
+	}
+	// Modulo 4 GiB, and of the last member only: so a lower bound.
+	return max(l.blob.Size, int64(binary.LittleEndian.Uint32(b[:]))*9/10)
 }
 
 // size writes bytes as docker does: 1.5GB, 12.3MB.
