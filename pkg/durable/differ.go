@@ -23,6 +23,7 @@ type differ struct {
 	tar    io.Reader
 	want   digest.Digest // the layer's diffID
 	tsData *os.File      // receives the tar-split data
+	exact  bool          // whether that data makes the same tar again
 }
 
 var _ graphdriver.Differ = (*differ)(nil)
@@ -73,6 +74,7 @@ func (d *differ) ApplyDiff(dest string, o *archive.TarOptions, do *graphdriver.D
 	if got := digest.NewDigest(d.want.Algorithm(), sum); got != d.want {
 		return graphdriver.DriverWithDifferOutput{}, fmt.Errorf("layer's content is %s, the image's configuration says %s: %w", got, d.want, ErrDigest)
 	}
+	d.exact = found.exact()
 	return graphdriver.DriverWithDifferOutput{
 		Differ:             d,
 		Size:               found.size,

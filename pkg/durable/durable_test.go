@@ -442,7 +442,7 @@ func FuzzStage(f *testing.F) {
 		defer rc.Close()
 		// Reading back follows links where the unpacker kept them inside, and
 		// then says so; what it must not do is to give something else.
-		if got, err := digest.FromReader(rc); err == nil && got != d {
+		if got, err := digest.FromReader(rc); err == nil && got != d && s.exact {
 			t.Errorf("came back as %s", got)
 		}
 	})

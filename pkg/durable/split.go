@@ -73,7 +73,12 @@ type split struct {
 	uids, gids map[uint32]struct{}
 	rootMode   *os.FileMode // mode of the entry "./", if the tar has one
 	size       int64        // bytes of the uncompressed tar
+	recorded   int64        // bytes of it that the tar-split data accounts for
 }
+
+// exact tells whether the same tar can be made again. tar-split cannot do it
+// for sparse files, nor for a stream that breaks off within a block.
+func (s *split) exact() bool { return s.recorded == s.size }
 
 var crcTable = crc64.MakeTable(crc64.ISO) // tar-split's checksum of file contents
 
@@ -105,6 +110,7 @@ func (s *split) entries(in *linkReader, packer tarsplit.Packer, seen *files) err
 		if len(b) == 0 {
 			return nil
 		}
+		s.recorded += int64(len(b))
 		_, err := packer.AddEntry(tarsplit.Entry{Type: tarsplit.SegmentType, Payload: b})
 		return err
 	}
@@ -139,6 +145,7 @@ func (s *split) entries(in *linkReader, packer tarsplit.Packer, seen *files) err
 				seen.finish(in.n)
 			}
 		}
+		s.recorded += hdr.Size
 		if _, err := packer.AddEntry(entry); err != nil {
 			return fmt.Errorf("recording %q: %w", hdr.Name, err)
 		}

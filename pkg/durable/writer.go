@@ -74,6 +74,7 @@ type Staged struct {
 	out     *graphdriver.DriverWithDifferOutput
 	tsData  *os.File // unlinked, or under the name tsName
 	tsName  string
+	exact   bool // the tar-split data makes the same tar again
 	applied bool
 }
 
@@ -92,7 +93,9 @@ func (w *Writer) Stage(ctx context.Context, tar io.Reader, diffID digest.Digest)
 		return nil, err
 	}
 	s := &Staged{tsData: ts, tsName: name}
-	s.out, err = w.st.PrepareStagedLayer(nil, &differ{ctx: ctx, tar: tar, want: diffID, tsData: ts})
+	d := &differ{ctx: ctx, tar: tar, want: diffID, tsData: ts}
+	s.out, err = w.st.PrepareStagedLayer(nil, d)
+	s.exact = d.exact
 	if err != nil {
 		return nil, errors.Join(err, w.Discard(s))
 	}
@@ -188,8 +191,10 @@ func (w *Writer) Commit(ctx context.Context, s *Staged, l Layer) error {
 	if has, err := w.Has(l.ID, l.DiffID); err != nil || has {
 		return errors.Join(err, w.Discard(s))
 	}
-	if err := w.nameTarSplit(s, l.ID); err != nil {
-		return errors.Join(fmt.Errorf("naming the tar-split file: %w", err), w.Discard(s))
+	if s.exact { // else the layer is read back as a tar of what it holds
+		if err := w.nameTarSplit(s, l.ID); err != nil {
+			return errors.Join(fmt.Errorf("naming the tar-split file: %w", err), w.Discard(s))
+		}
 	}
 	s.out.CompressedDigest = l.Blob
 	target, barrier := s.out.Target, &barrier{dir: w.layerDir, times: 1}
@@ -205,6 +210,9 @@ func (w *Writer) Commit(ctx context.Context, s *Staged, l Layer) error {
 	s.applied = true
 	_ = unix.Fadvise(int(s.tsData.Fd()), 0, 0, unix.FADV_DONTNEED)
 	s.tsData.Close()
+	if !s.exact && s.tsName != "" {
+		_ = os.Remove(s.tsName)
+	}
 	_ = os.Remove(filepath.Dir(target)) // apply leaves it, empty
 	staging.Delete(filepath.Dir(target))
 	return barrier.check()
