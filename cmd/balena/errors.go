@@ -76,6 +76,7 @@ var hints = []struct {
 	{store.ErrCorrupt, "docs/store.md#a-damaged-database tells how to get back: images and volumes are not lost"},
 	{store.ErrVersion, "a newer balena wrote it: run that one, or name other folders with --root and --runroot"},
 	{store.ErrDriver, "put --root on ext4, xfs or btrfs, install fuse-overlayfs, or use --storage-driver vfs"},
+	{pull.ErrUnauthorized, "log in with 'balena login REGISTRY', or look whether the image's name is right"},
 	{pull.ErrNoImage, "fetch it with 'balena pull IMAGE'"},
 	{store.ErrNameInUse, "remove that container with 'balena rm', rename it with 'balena rename', or choose another --name"},
 }

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/docker/distribution/registry/api/errcode"
 	helper "github.com/docker/docker-credential-helpers/client"
 	"github.com/docker/docker-credential-helpers/credentials"
 	"go.podman.io/image/v5/docker"
@@ -20,6 +21,25 @@ var (
 	ErrNotLoggedIn    = errors.New("not logged in")
 	ErrBadCredentials = errors.New("the registry does not accept this username and password")
 )
+
+// ErrUnauthorized is for a registry that wants credentials, or others.
+var ErrUnauthorized = errors.New("the registry wants credentials")
+
+// unauthorized marks an error that says so with ErrUnauthorized; its text
+// stays as it is.
+func unauthorized(err error) error {
+	var code errcode.ErrorCoder
+	var refused docker.ErrUnauthorizedForCredentials
+	if errors.As(err, &refused) || errors.As(err, &code) && (code.ErrorCode() == errcode.ErrorCodeUnauthorized || code.ErrorCode() == errcode.ErrorCodeDenied) {
+		return unauthorizedError{err}
+	}
+	return err
+}
+
+type unauthorizedError struct{ error }
+
+func (e unauthorizedError) Unwrap() error        { return e.error }
+func (e unauthorizedError) Is(target error) bool { return target == ErrUnauthorized }
 
 // LoginOptions say which credentials are kept and where. A password goes
 // nowhere but to the registry and to where it is kept: an auth file of mode

@@ -94,7 +94,7 @@ func ParseReference(ref string, layers storage.Store) (types.ImageReference, ref
 		return r, nil, nil
 	}
 	if rest == "" {
-		return nil, nil, fmt.Errorf("%w: %q names nothing after %s:", ErrBadReference, ref, t)
+		return nil, nil, fmt.Errorf("%w: %q names nothing in %s", ErrBadReference, ref, t)
 	}
 	r, err := transports[t](rest)
 	if err != nil {

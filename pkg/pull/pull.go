@@ -68,7 +68,7 @@ func Pull(ctx context.Context, st *store.Store, ref string, o Options) ([]Image,
 	images, err := p.pull(ctx, ref)
 	unlock()
 	if err != nil {
-		err = fmt.Errorf("pulling %q: %w", ref, err)
+		err = fmt.Errorf("pulling %q: %w", ref, unauthorized(err))
 		if errors.Is(err, ErrNoSpace) { // a full disk harms more than fetching again
 			_, serr := sweep(ctx, layers, p.w, 0)
 			err = errors.Join(err, serr)

@@ -70,7 +70,7 @@ func Push(ctx context.Context, st *store.Store, name, dest string, o PushOptions
 	p := &pusher{o: o, layers: layers, img: img, found: found, byDigest: map[digest.Digest]*storage.Layer{}}
 	pushed, err := p.push(ctx, dest)
 	if err != nil {
-		return Pushed{}, fmt.Errorf("pushing %q: %w", dest, err)
+		return Pushed{}, fmt.Errorf("pushing %q: %w", dest, unauthorized(err))
 	}
 	return pushed, nil
 }

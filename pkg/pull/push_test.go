@@ -425,6 +425,11 @@ func TestTLSAndLogin(t *testing.T) {
 	}
 	if _, err := Push(ctx, st, img.ID, addr+"/p/q:1", PushOptions{}); err == nil {
 		t.Error("push without credentials succeeded")
+	} else if !errors.Is(err, ErrUnauthorized) {
+		t.Errorf("push without credentials: %v", err)
+	}
+	if _, err := Pull(ctx, st, addr+"/p/q:1", Options{}); !errors.Is(err, ErrUnauthorized) {
+		t.Errorf("pull without credentials: %v", err)
 	}
 	mustPush(t, func() (Pushed, error) {
 		return Push(ctx, st, img.ID, addr+"/p/q:2", PushOptions{RegistryOptions: RegistryOptions{Creds: "tester:secret"}})

@@ -9,7 +9,6 @@ import (
 	"io"
 	"maps"
 	"net"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/docker/distribution/registry/api/errcode"
 	"github.com/opencontainers/go-digest"
 	"go.podman.io/image/v5/docker"
 	"go.podman.io/image/v5/manifest"
@@ -321,16 +321,12 @@ func retry(ctx context.Context, f func() error) error {
 // when the server says that it is in trouble. A refused connection, a refused
 // request and a name that nobody knows stay what they are.
 func passes(err error) bool {
-	var status docker.UnexpectedHTTPStatusError
-	if errors.As(err, &status) {
-		switch status.StatusCode {
-		case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
-			http.StatusTooManyRequests, http.StatusRequestTimeout:
-			return true
-		}
+	if permanent(err) {
 		return false
 	}
-	if errors.Is(err, docker.ErrTooManyRequests) {
+	var code errcode.ErrorCoder
+	var status docker.UnexpectedHTTPStatusError
+	if errors.As(err, &code) || errors.As(err, &status) || errors.Is(err, docker.ErrTooManyRequests) {
 		return true
 	}
 	var op *net.OpError // a connection that there was
