@@ -304,6 +304,9 @@ func releaseBridge(runDir, id string, st State) error {
 	}
 	defer unlock()
 	b, err := readBridge(runDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // went with the last lease meanwhile
+	}
 	if err != nil {
 		return err
 	}
@@ -319,6 +322,14 @@ func releaseBridge(runDir, id string, st State) error {
 // Reload writes the firewall's rules again, for all containers, after somebody
 // else has flushed them.
 func Reload(runDir string) error {
+	if _, err := os.Stat(filepath.Join(runDir, bridgeFile)); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	unlock, err := lockDir(runDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	b, err := readBridge(runDir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -326,11 +337,6 @@ func Reload(runDir string) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := lockDir(runDir)
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	return b.publish(runDir, "", netip.Addr{}, nil)
 }
 

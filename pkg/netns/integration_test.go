@@ -529,8 +529,6 @@ func TestSweepAfterKill(t *testing.T) {
 func TestSweepBesideSetup(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
-	_, keep := setup(t, dir)
-	_ = keep
 	id := newID()
 	stop := make(chan struct{})
 	var wg sync.WaitGroup

@@ -44,6 +44,10 @@ func (e *Engine) Start(ctx context.Context, ref string, o StartOptions) error {
 		return err
 	}
 	defer release()
+	// The monitor of one that runs would be waited for without end.
+	if runs, err := e.runs(c, ref); runs || err != nil {
+		return err
+	}
 	if err := monitor.WaitGone(ctx, e.Store.BundleDir(c.ID)); err != nil {
 		return err
 	}
@@ -54,15 +58,8 @@ func (e *Engine) Start(ctx context.Context, ref string, o StartOptions) error {
 		}
 		return err
 	}
-	seen, err := e.Observe(c)
-	if err != nil {
+	if runs, err := e.runs(c, ref); runs || err != nil {
 		return err
-	}
-	switch seen.State.Status {
-	case store.StatusPaused:
-		return fmt.Errorf("starting container %s: %w: use 'balena unpause'", ref, ErrPaused)
-	case store.StatusRunning, store.StatusRestarting:
-		return nil
 	}
 	if err := e.clean(ctx, c.ID); err != nil {
 		return err
@@ -71,6 +68,21 @@ func (e *Engine) Start(ctx context.Context, ref string, o StartOptions) error {
 		return err
 	}
 	return e.start(ctx, c, o)
+}
+
+// runs tells whether there is nothing to start. ErrPaused.
+func (e *Engine) runs(c *store.Container, ref string) (bool, error) {
+	seen, err := e.Observe(c)
+	if err != nil {
+		return false, err
+	}
+	switch seen.State.Status {
+	case store.StatusPaused:
+		return false, fmt.Errorf("starting container %s: %w: use 'balena unpause'", ref, ErrPaused)
+	case store.StatusRunning, store.StatusRestarting:
+		return true, nil
+	}
+	return false, nil
 }
 
 // start launches a container whose record says so already; the caller holds its
