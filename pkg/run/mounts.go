@@ -123,7 +123,7 @@ func (b *specBuilder) groupMapped(gid uint32) bool {
 // container.
 func (b *specBuilder) bundleMounts() []specs.Mount {
 	var out []specs.Mount
-	for _, name := range []string{"hosts", "resolv.conf", "hostname"} {
+	for _, name := range []string{"hosts", "resolv.conf", "hostname", "passwd", "group"} {
 		src := filepath.Join(b.Bundle, name)
 		if _, err := os.Stat(src); err != nil {
 			continue

@@ -22,7 +22,7 @@ const (
 type specInput struct {
 	C        *store.Container
 	RootFS   string // where it is mounted
-	Bundle   string // hosts, resolv.conf and hostname are mounted from here where they exist
+	Bundle   string // hosts, resolv.conf, hostname, passwd and group are mounted from here where they exist
 	NetNS    string // path of the network namespace; "" is the host's
 	Rootless bool   // we are uid 0 of a user's namespace, not of the host
 	Cgroups  cgroupHost

@@ -274,17 +274,15 @@ func (b *specBuilder) memory(r *specs.LinuxResources, need func(controller, flag
 	}
 }
 
+// swapLimit says whether the kernel can limit swap. The root of a v2 tree has no
+// such file, whatever its children have.
 func (b *specBuilder) swapLimit() bool {
-	file := "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"
+	pattern := "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"
 	if b.Cgroups.Version == 2 {
-		own, err := ownCgroup()
-		if err != nil || own == "/" {
-			return true // the root cgroup has no such file, whatever its children have
-		}
-		file = filepath.Join("/sys/fs/cgroup", own, "memory.swap.max")
+		pattern = "/sys/fs/cgroup/*/memory.swap.max"
 	}
-	_, err := os.Stat(file)
-	return err == nil
+	found, err := filepath.Glob(pattern)
+	return err == nil && len(found) > 0
 }
 
 func (b *specBuilder) cpu(r *specs.LinuxResources, need func(controller, flag string, asked bool) bool) {

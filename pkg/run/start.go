@@ -252,6 +252,9 @@ func (e *Engine) writeBundle(c *store.Container, net *netns.Network, root, netPa
 			return fmt.Errorf("writing the bundle: %w", err)
 		}
 	}
+	if err := in.writePasswd(); err != nil {
+		return err
+	}
 	spec, warnings, err := in.build()
 	if err != nil {
 		return err

@@ -117,6 +117,9 @@ slave"
 	run_rm --userns keep-id:uid=7,gid=8 "$BUSYBOX" sh -c 'id -u; id -g'
 	assert_output "7
 8"
+	run_rm --userns keep-id "$BUSYBOX" sh -c 'whoami; cd ~; pwd'
+	assert_output "$(whoami)
+/"
 	run_rm -125 --userns nomap "$BUSYBOX" true
 	assert_stderr "$T may not be searched by other users"
 	chmod 711 "$T"
