@@ -123,7 +123,8 @@ func testRootless(t *testing.T, helper string, base int) {
 		t.Skipf("%s is not installed", helper)
 	}
 	var env []string
-	if os.Getenv("NETNS_TEST_ROOTLESS") == "" && os.Geteuid() == 0 {
+	if os.Getenv("NETNS_TEST_ROOTLESS") == "" {
+		needRoot(t)
 		out, ip, _ := outside(t)
 		serve(t, out, ":8000", "outside")
 		env = append(env, "NETNS_TEST_OUTSIDE="+ip+":8000")
