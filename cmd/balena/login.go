@@ -23,9 +23,12 @@ func newLoginCmd(e *env) *cobra.Command {
 	var o loginOptions
 	cmd := &cobra.Command{
 		Use: "login [REGISTRY]", Short: "Keep credentials for a registry",
-		Long: `Ask a registry (docker.io if none is named) whether it takes a username and password, and keep them for pull and push: in podman's auth file, or with the credential helper that docker's configuration names.`,
+		Long: `Ask a registry (docker.io if none is named) whether it takes a username and password, and keep them for pull and push.
+
+They are kept where podman keeps them, so that it and skopeo find them, too: in --authfile, else $REGISTRY_AUTH_FILE, else $XDG_RUNTIME_DIR/containers/auth.json, or /run/containers/0/auth.json for root: these are gone after a reboot. To keep them for longer, name ~/.config/containers/auth.json, which is read as well, as is docker's ~/.docker/config.json. Credential helpers that any of these names are used instead of the file.`,
 		Example: `  balena login registry.example.com
-  echo "$TOKEN" | balena login -u robot --password-stdin registry.example.com`,
+  echo "$TOKEN" | balena login -u robot --password-stdin registry.example.com
+  balena login --authfile ~/.config/containers/auth.json registry.example.com`,
 		Args: cobra.MaximumNArgs(1), Annotations: outside,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.login(cmd.Context(), strings.Join(args, ""), o)

@@ -62,7 +62,7 @@ func interruptible(ctx context.Context, f func(context.Context) error) error {
 	context.AfterFunc(ctx, stop)
 	err := f(ctx)
 	if err != nil && ctx.Err() != nil {
-		return exitStatus{exitInterrupted, fmt.Errorf("interrupted: %w", err)}
+		return exitStatus{exitInterrupted, err}
 	}
 	return err
 }
