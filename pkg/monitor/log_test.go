@@ -83,7 +83,7 @@ func TestLogPartialLines(t *testing.T) {
 
 func TestLogExactBytesAcrossRotation(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
-	l, dir := testLog(t, 64<<10, 1000)
+	l, dir := testLog(t, 256<<10, 150)
 	var want [2][]byte
 	for range 2000 {
 		b := make([]byte, rnd.IntN(3000))
@@ -110,7 +110,7 @@ func TestLogExactBytesAcrossRotation(t *testing.T) {
 		t.Fatalf("not rotated: %q", files)
 	}
 	for _, f := range files {
-		if st, _ := os.Stat(f); st.Size() > 64<<10 {
+		if st, _ := os.Stat(f); st.Size() > 256<<10 {
 			t.Errorf("%s has %d bytes", f, st.Size())
 		}
 	}

@@ -9,8 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -43,8 +41,7 @@ type monitor struct {
 // reports on descriptor 4, and returns when the container is gone for good (or
 // becomes the ExitCommand).
 func Main(_ []string, _, _, _ *os.File) int {
-	runtime.GOMAXPROCS(1)
-	debug.SetGCPercent(20)
+	stayLean()
 	m := &monitor{noMoreCh: make(chan struct{})}
 	if err := m.init(); err != nil {
 		m.report(report{Error: err.Error(), Code: 125})
@@ -320,7 +317,7 @@ func (m *monitor) once() (Exit, time.Duration) {
 	m.writeRun()
 	m.io.pump(m.log, &m.clients)
 	m.report(report{Pid: pid})
-	debug.FreeOSMemory()
+	settle()
 
 	ws := <-ended
 	exit := Exit{Code: exitCode(ws), Time: time.Now()}
