@@ -25,12 +25,11 @@ type psRow struct {
 	labels map[string]string
 }
 
-// Label is what {{.Label "x"}} shows; the evaluator takes it from Labels.
 type psOptions struct {
-	all, latest, quiet, noTrunc, size bool
-	last                              int
-	filters                           []string
-	format                            string
+	all, latest, quiet, noTrunc bool
+	last                        int
+	filters                     []string
+	format                      string
 }
 
 func newPsCmd(e *env) *cobra.Command { return psCmd(e, "ps") }

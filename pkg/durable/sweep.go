@@ -3,6 +3,7 @@ package durable
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -57,7 +58,7 @@ func sweepStaging(dir string) error {
 	switch {
 	case err == nil:
 		defer f.Close()
-		lk := unix.Flock_t{Type: unix.F_WRLCK, Whence: int16(os.SEEK_SET)}
+		lk := unix.Flock_t{Type: unix.F_WRLCK, Whence: int16(io.SeekStart)}
 		if err := unix.FcntlFlock(f.Fd(), unix.F_GETLK, &lk); err != nil {
 			return fmt.Errorf("looking at the lock of %s: %w", dir, err)
 		}

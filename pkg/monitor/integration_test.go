@@ -441,8 +441,7 @@ func TestLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	var b *box
-	b = newBox(t, func(c *Config, spec map[string]any) {
+	b := newBox(t, func(c *Config, spec map[string]any) {
 		l := spec["linux"].(map[string]any)
 		l["namespaces"] = append(l["namespaces"].([]any), map[string]any{"type": "network", "path": filepath.Join(c.RunDir, "netns")})
 	}, "sleep", "1000")

@@ -259,11 +259,9 @@ func TestParseRestart(t *testing.T) {
 		"bogus": "unknown policy", "always:3": "only be used with 'on-failure'", "on-failure:x": "must be an integer", "on-failure:-1": "cannot be negative",
 	} {
 		p, err := ParseRestart(in)
-		got := fmt.Sprint(p.Name, p.Max)
+		got := fmt.Sprintf("%s %d", p.Name, p.Max)
 		if err != nil {
 			got = err.Error()
-		} else {
-			got = fmt.Sprintf("%s %d", p.Name, p.Max)
 		}
 		if !strings.Contains(got, want) {
 			t.Errorf("%s: got %s, want %s", in, got, want)

@@ -67,8 +67,10 @@ func checkProcess(p *specs.Process) error {
 	case p == nil:
 		return errors.New("process property must not be empty")
 	case p.Cwd == "":
+		//lint:ignore ST1005 runc's words
 		return errors.New("Cwd property must not be empty")
 	case !filepath.IsAbs(p.Cwd):
+		//lint:ignore ST1005 runc's words
 		return errors.New("Cwd must be an absolute path")
 	case len(p.Args) == 0:
 		return errors.New("args must not be empty")

@@ -158,8 +158,10 @@ func updateRdt(config *configs.Config, r Resources) error {
 	case r.L3CacheSchema == "" && r.MemBwSchema == "":
 		return nil
 	case r.L3CacheSchema != "" && !intelrdt.IsCATEnabled():
+		//lint:ignore ST1005 runc's words
 		return errors.New("Intel RDT/CAT: l3 cache schema is not enabled")
 	case r.MemBwSchema != "" && !intelrdt.IsMBAEnabled():
+		//lint:ignore ST1005 runc's words
 		return errors.New("Intel RDT/MBA: memory bandwidth schema is not enabled")
 	case config.IntelRdt == nil:
 		return errors.New("updating a non-existent Intel RDT configuration is not supported")

@@ -50,7 +50,7 @@ func run(args []string, script io.Reader, stdout io.Writer) (int, error) {
 		return 2, err
 	}
 	if fs.NArg() == 0 {
-		return 2, errors.New("usage: pty [FLAGS] COMMAND...")
+		return 2, errors.New("usage: pty [FLAGS] COMMAND [ARG]")
 	}
 
 	master, slave, err := console.NewPty()

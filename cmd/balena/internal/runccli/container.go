@@ -309,6 +309,7 @@ root in a user namespace).`,
 			}
 			f, err := os.OpenFile(runtime.SpecFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 			if errors.Is(err, fs.ErrExist) {
+				//lint:ignore ST1005 runc's words
 				return fmt.Errorf("File %s exists. Remove it first", runtime.SpecFile)
 			} else if err != nil {
 				return err

@@ -175,6 +175,7 @@ func (c *cli) setRoot(given bool) error {
 		return err
 	}
 	if abs == "/" {
+		//lint:ignore ST1005 runc's words
 		return errors.New("Option --root argument should not be set to /")
 	}
 	c.root = abs

@@ -48,6 +48,7 @@ func (c *cli) updateCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			//lint:ignore SA1019 the fields are read only to say that they are ignored
 			if r.Memory.Kernel != nil || r.Memory.KernelTCP != nil {
 				logrus.Warn("Kernel memory settings are ignored and will be removed")
 			}
@@ -139,6 +140,7 @@ func (u *updateFlags) parse(r *specs.LinuxResources) error {
 		{"memory", u.memory, &r.Memory.Limit, parseBytes},
 		{"memory-swap", u.swap, &r.Memory.Swap, parseBytes},
 		{"memory-reservation", u.reservation, &r.Memory.Reservation, parseBytes},
+		//lint:ignore SA1019 runc's flag, accepted and ignored
 		{"kernel-memory", u.kernel, &r.Memory.Kernel, parseBytes},
 		{"kernel-memory-tcp", u.kernelTCP, &r.Memory.KernelTCP, parseBytes},
 	} {
