@@ -22,7 +22,7 @@ import (
 type psRow struct {
 	ID, Image, Command, CreatedAt, RunningFor, Ports, State, Status, Names, Labels, Mounts, Networks, Pid string
 
-	labels map[string]string
+	Label func(key string) string `json:"-"` // {{.Label "key"}}
 }
 
 type psOptions struct {
@@ -115,7 +115,8 @@ func newPsRow(c *run.Observed, full bool) psRow {
 	row := psRow{
 		ID: id, Image: c.Image, Command: strconv.Quote(command), CreatedAt: c.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
 		RunningFor: units.HumanDuration(time.Since(c.Created)) + " ago", State: string(c.State.Status), Status: statusText(c),
-		Names: c.Name, Labels: strings.Join(labels, ","), Mounts: strings.Join(mounts, ","), Networks: network, labels: c.Config.Labels,
+		Names: c.Name, Labels: strings.Join(labels, ","), Mounts: strings.Join(mounts, ","), Networks: network,
+		Label: func(key string) string { return c.Config.Labels[key] },
 	}
 	if c.Running() {
 		row.Ports, row.Pid = portsText(c), strconv.Itoa(c.Pid)
