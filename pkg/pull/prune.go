@@ -70,9 +70,14 @@ func Prune(ctx context.Context, st *store.Store, o PruneOptions) (Pruned, error)
 			continue // went with another
 		}
 		if err == nil {
+			// Meanwhile a pull may have given it its name, or taken it.
+			now, lerr := r.layers.Image(img.ID)
+			if lerr != nil || len(img.Names) == 0 && len(now.Names) > 0 {
+				continue
+			}
 			err = r.delete(img)
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrNoImage) {
 			errs = append(errs, fmt.Errorf("pruning image %s: %w", shortID(id), err))
 		}
 	}

@@ -130,6 +130,9 @@ func (p *puller) pull(ctx context.Context, ref string) ([]Image, error) {
 	var images []Image
 	for _, j := range jobs {
 		img, err := p.pullOne(ctx, sys, policy, j)
+		for try := 1; vanished(err) && try < pullTries && ctx.Err() == nil; try++ {
+			img, err = p.pullOne(ctx, sys, policy, j)
+		}
 		if err != nil {
 			if len(jobs) > 1 {
 				err = fmt.Errorf("%s: %w", j.src.StringWithinTransport(), err)
@@ -139,6 +142,15 @@ func (p *puller) pull(ctx context.Context, ref string) ([]Image, error) {
 		images = append(images, img)
 	}
 	return images, nil
+}
+
+// pullTries is how often a pull begins anew because of others' removals.
+const pullTries = 4
+
+// vanished tells whether somebody removed, while we pulled, a layer that was to
+// be shared, or the image before it got its name.
+func vanished(err error) bool {
+	return errors.Is(err, storage.ErrLayerUnknown) || errors.Is(err, storage.ErrImageUnknown) || errors.Is(err, storage.ErrParentUnknown)
 }
 
 func (p *puller) systemContext(named reference.Named) (*types.SystemContext, error) {
