@@ -65,8 +65,9 @@ close' "$BALENA" --root "$ROOT" --runroot "$RUNROOT" run -it --name hang --netwo
 	run_balena run -d --name flood --network none "$BUSYBOX" sh -c 'sleep 1; seq 1 200000; echo done >/dev/shm/done; sleep 100'
 	# shellcheck disable=SC2216 # that it does not read is the point
 	balena attach flood | sleep 30 &
+	local job=$!
 	eventually -t 30 "$BALENA" --root "$ROOT" --runroot "$RUNROOT" exec flood test -e /dev/shm/done
-	kill %1 2>/dev/null || true
+	kill "$job" 2>/dev/null || true
 }
 
 @test "attach to what does not run is an error" {

@@ -41,7 +41,7 @@ consistent() {
 	done >"$T/commands"
 	all "$T/commands"
 	consistent
-	assert_equal "$(find "$ROOT/containers" "$RUNROOT/containers" -mindepth 1 -maxdepth 1 2>/dev/null | wc -l)" 0
+	assert_equal "$(find "$ROOT/containers" "$RUNROOT/containers" -mindepth 1 -maxdepth 1 ! -name '.*' 2>/dev/null | wc -l)" 0
 }
 
 @test "20 run --rm on the default network at once" {
@@ -80,6 +80,7 @@ consistent() {
 @test "a pull and a running container block nobody" {
 	faultproxy -fault slow -rate 400000
 	balena pull -q "$PROXY/busybox:shared6" >/dev/null 2>&1 &
+	local job=$!
 	run_balena run -d --name up --network none "$BUSYBOX" sleep 100
 	local start=$SECONDS
 	run_balena ps
@@ -87,8 +88,8 @@ consistent() {
 	run_balena images
 	run_balena exec up true
 	[ $((SECONDS - start)) -le 5 ] || fail "took $((SECONDS - start)) s"
-	kill %1 2>/dev/null || true
-	wait %1 || true
+	kill "$job" 2>/dev/null || true
+	wait "$job" || true
 	faultproxy_stop
 }
 
