@@ -68,7 +68,7 @@ func (e *Engine) create(ctx context.Context, o *Options, imageID, id string, sta
 	if err := e.checkNameFree(ctx, c.Name); err != nil {
 		return nil, err
 	}
-	mark, err := e.markCreation(c.ID)
+	mark, err := e.markCreation(ctx, c.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +167,8 @@ func (e *Engine) removeLayer(id string) error {
 	if err != nil {
 		return err
 	}
-	if err := layers.DeleteContainer(id); err != nil && !errors.Is(err, storage.ErrContainerUnknown) {
+	if err := layers.DeleteContainer(id); err != nil &&
+		!errors.Is(err, storage.ErrContainerUnknown) && !errors.Is(err, storage.ErrNotAContainer) {
 		return fmt.Errorf("removing the layer of container %s: %w", short(id), err)
 	}
 	return nil
@@ -176,24 +177,30 @@ func (e *Engine) removeLayer(id string) error {
 // markCreation notes, on tmpfs, that a layer is about to exist that no record
 // names yet; the mark is locked as long as its maker lives, so that Sweep knows
 // a layer that nobody will ever record.
-func (e *Engine) markCreation(id string) (done func(), err error) {
+func (e *Engine) markCreation(ctx context.Context, id string) (done func(), err error) {
 	dir := e.creatingDir()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	path := filepath.Join(dir, id)
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	for {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := flock(ctx, f, unix.LOCK_EX); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("locking %s: %w", path, err)
+		}
+		// A Sweep that came before the lock has taken the file for a dead maker's.
+		if sameFile(f, path) {
+			return func() {
+				_ = os.Remove(path)
+				f.Close()
+			}, nil
+		}
 		f.Close()
-		return nil, fmt.Errorf("locking %s: %w", path, err)
 	}
-	return func() {
-		_ = os.Remove(path)
-		f.Close()
-	}, nil
 }
 
 func (e *Engine) creatingDir() string {

@@ -38,13 +38,13 @@ serves() { curl -sf -m 2 "$1" >/dev/null; }
 fetch() { echo "printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 5 $1 $2 | tail -n 1"; }
 
 @test "a container reaches a server on the host" {
+	rootless_skip "a container has the host's own address there"
 	local port dir=$T/www host
 	mkdir -p "$dir" && echo from-host >"$dir/index.html"
 	port=$(free_port)
 	busybox httpd -p "$port" -h "$dir" -f 3>&- &
 	echo $! >"$T/httpd.pid"
 	host=$(ip -4 -o addr show scope global | awk '{print $4; exit}' | cut -d/ -f1)
-	if is_rootless && [ -z "$host" ]; then skip "the host has no address"; fi
 	run_balena run --rm "$BUSYBOX" sh -c "$(fetch "${host:-"\$(ip route | sed -n 's/^default via \([0-9.]*\).*/\1/p')"}" "$port")"
 	assert_output from-host
 	kill "$(cat "$T/httpd.pid")"
@@ -133,10 +133,10 @@ fetch() { echo "printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 5 $1 $2 | tail -n 1"; }
 }
 
 @test "containers of the default network reach each other by address" {
+	rootless_skip "no network of the containers' own yet"
 	run_balena run -d --name server "$BUSYBOX" sh -c "$serve"
 	local ip
 	ip=$(balena inspect --format '{{.NetworkSettings.IPAddress}}' server)
-	[ -n "$ip" ] || skip "no addresses of their own here"
 	run_balena run --rm "$BUSYBOX" sh -c "for i in 1 2 3 4 5; do $(fetch "$ip" 80) | grep . && exit; sleep 0.5; done"
 	assert_match '^[0-9a-f]{12}$'
 }

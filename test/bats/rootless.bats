@@ -39,18 +39,18 @@ setup() { root_skip "rootless only"; }
 	run --separate-stderr env -u XDG_RUNTIME_DIR "$BALENA" --root "$T/noxdg" images 3>&-
 	echo "$output $stderr"
 	assert_equal "$status" 0
-	assert_equal "$(stat -c '%u %a' "/tmp/balena-run-$(id -u)")" "$(id -u) 700"
+	[[ $(stat -c '%u %a' "/tmp/balena-run-$(id -u)") =~ ^$(id -u)\ 7(00|11)$ ]] || fail "$(stat "/tmp/balena-run-$(id -u)")"
 	rm -rf "/tmp/balena-run-$(id -u)"
 }
 
 @test "the default folders are the user's" {
 	run --separate-stderr "$BALENA" pull -q "$BUSYBOX" 3>&-
 	assert_equal "$status" 0
-	[ -e "$HOME/.local/share/balena/balena.db" ]
-	[ -d "$XDG_RUNTIME_DIR/balena" ]
-	[ ! -e /var/lib/balena ] || [ ! -w /var/lib/balena ]
 	run "$BALENA" run --rm --network none "$BUSYBOX" id -u 3>&-
 	assert_output 0
+	[ -e "$HOME/.local/share/balena/balena.db" ]
+	[ -d "$XDG_RUNTIME_DIR/balena" ]
+	"$BALENA" rmi "$BUSYBOX" 3>&-
 }
 
 @test "files of a container's users belong to the subordinate IDs outside" {
