@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -307,6 +308,9 @@ func ReadState(dir string) (RunState, error) {
 	if st.Run.BootID != "" && st.Run.BootID != bootID() {
 		st.Run = RunFile{}
 	}
+	if st.Run.BootID == "" && !st.MonitorAlive {
+		st.Run = startedUnseen(dir)
+	}
 	st.Alive = alive(st.Run.Pid, st.Run.PidStart)
 	var e Exit
 	switch err := readJSON(dir, exitFile, &e); {
@@ -316,6 +320,37 @@ func ReadState(dir string) (RunState, error) {
 		return st, err
 	}
 	return st, nil
+}
+
+// startedUnseen finds the process of a container whose monitor was killed after
+// the runtime wrote its number and before run.json was there: a process that is
+// older than the file cannot have got the number later.
+func startedUnseen(dir string) (r RunFile) {
+	path := filepath.Join(dir, pidFile)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return r
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	if err != nil {
+		return r
+	}
+	file, err := os.Stat(path)
+	if err != nil {
+		return r
+	}
+	var now unix.Timespec
+	_, start, err := procStat(pid)
+	if err != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
+		return r
+	}
+	const tick = 10 * time.Millisecond // USER_HZ is 100 on all that we run on
+	age := time.Duration(now.Nano()) - time.Duration(start)*tick
+	if r.Started = time.Now().Add(-age); r.Started.After(file.ModTime()) {
+		return RunFile{}
+	}
+	r.Pid, r.PidStart, r.BootID = pid, start, bootID()
+	return r
 }
 
 // lockHeld looks by taking the lock, shared, for a moment: a monitor that

@@ -392,6 +392,25 @@ func TestMonitorKilled(t *testing.T) {
 	}
 }
 
+func TestStateWithoutRunFile(t *testing.T) {
+	dir := t.TempDir()
+	pid := fmt.Appendf(nil, "%d", os.Getpid())
+	if err := os.WriteFile(filepath.Join(dir, pidFile), pid, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := ReadState(dir); err != nil || !st.Alive || st.Run.Pid != os.Getpid() {
+		t.Fatalf("%+v %v", st, err)
+	}
+	// A file that is older than the process is about another.
+	old := time.Now().Add(-24 * time.Hour)
+	if err := os.Chtimes(filepath.Join(dir, pidFile), old, old); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := ReadState(dir); err != nil || st.Alive || st.Run.Pid != 0 {
+		t.Fatalf("%+v %v", st, err)
+	}
+}
+
 func TestExitCommandHoldsLockAndClients(t *testing.T) {
 	dir := t.TempDir()
 	b := newBox(t, func(c *Config, _ map[string]any) {

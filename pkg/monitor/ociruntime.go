@@ -73,7 +73,7 @@ func (m *monitor) startContainer() (pid int, ended <-chan unix.WaitStatus, err e
 	m.reaper.begin()
 	defer m.reaper.end()
 	m.restoreOOM()
-	_, runtime, err := m.reaper.spawn(path, argv, os.Environ(), std)
+	_, runtime, err := m.reaper.spawn(path, argv, os.Environ(), std, true)
 	for _, f := range std {
 		f.Close()
 	}
@@ -224,7 +224,7 @@ func (m *monitor) runtime(args ...string) {
 	}
 	defer null.Close()
 	path, argv := m.runtimeArgs(args...)
-	pid, ended, err := m.reaper.spawn(path, argv, os.Environ(), [3]*os.File{null, null, null})
+	pid, ended, err := m.reaper.spawn(path, argv, os.Environ(), [3]*os.File{null, null, null}, false)
 	if err != nil {
 		m.problem("%s %s: %v", path, args[0], err)
 		return
