@@ -14,6 +14,7 @@ import (
 
 	"github.com/balena-os/balena/cmd/balena/internal/format"
 	"github.com/balena-os/balena/pkg/pull"
+	"github.com/balena-os/balena/pkg/store"
 )
 
 // newImageCmd is the group `balena image`.
@@ -77,6 +78,14 @@ func (e *env) removeImages(ctx context.Context, names []string, all, ignore bool
 		for _, img := range list {
 			names = append(names, img.ID)
 		}
+	}
+	eng, err := e.engine()
+	if err != nil {
+		return err
+	}
+	o.Running = func(c *store.Container) bool {
+		seen, err := eng.Observe(c)
+		return err != nil || seen.Pid != 0 || seen.State.Status == store.StatusRestarting
 	}
 	var errs []error
 	for _, n := range names {
