@@ -13,7 +13,8 @@ import (
 // the store that they name.
 type env struct {
 	stdin, stdout, stderr *os.File
-	uid                   int // on the host: 0 is a rootful engine
+	args                  []string // the whole command line
+	uid                   int      // on the host: 0 is a rootful engine
 
 	flags struct {
 		store.Options
@@ -73,7 +74,7 @@ func (e *env) enterUserns() error {
 	if err != nil {
 		return err
 	}
-	return userns.Enter(st.RunRoot())
+	return userns.Enter(st.RunRoot(), e.args)
 }
 
 func (e *env) warn(msg string) { fmt.Fprintln(e.stderr, "balena: warning: "+msg) }

@@ -49,7 +49,7 @@ func realMain(args []string, stdin, stdout, stderr *os.File) int {
 			return s(args[2:], stdin, stdout, stderr)
 		}
 	}
-	e := &env{stdin: stdin, stdout: stdout, stderr: stderr, uid: userns.HostUID()}
+	e := &env{args: args, stdin: stdin, stdout: stdout, stderr: stderr, uid: userns.HostUID()}
 	defer e.close()
 	cmd := newRootCmd(e)
 	cmd.SetArgs(args[1:])

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,7 +37,7 @@ type report struct {
 // cannot be started the error is a *StartError, returned after the ExitCommand
 // has cleaned up.
 func Start(cfg Config, files Files) (*Started, error) {
-	self := &exec.Cmd{Path: "/proc/self/exe", Args: []string{Stage, cfg.ID}, Env: os.Environ(), Dir: "/"}
+	self := &exec.Cmd{Path: "/proc/self/exe", Args: []string{Stage, cfg.ID}, Env: environ(), Dir: "/"}
 	self.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	inherit := func(f *os.File) int {
 		self.ExtraFiles = append(self.ExtraFiles, f)
@@ -91,6 +92,12 @@ func Start(cfg Config, files Files) (*Started, error) {
 	// process that stays (a test, an API server) has it reaped here.
 	go func() { _ = self.Wait() }()
 	return &Started{Pid: r.Pid, MonitorPid: pid}, nil
+}
+
+// environ is our environment without NOTIFY_SOCKET: with it the runtime would
+// wait until the container says READY=1 to whoever started us.
+func environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "NOTIFY_SOCKET=") })
 }
 
 func readReport(f *os.File) (report, error) {

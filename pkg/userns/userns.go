@@ -72,9 +72,9 @@ func Keep() *os.File {
 
 // Enter puts an unprivileged user's process into the namespace kept for
 // runRoot, a folder that exists and is the user's. It executes the process
-// anew with the same arguments, so it must be called before there are side
+// anew with argv, its own arguments, so it must be called before there are side
 // effects; for root, and for a process that is inside already, it does nothing.
-func Enter(runRoot string) error {
+func Enter(runRoot string, argv []string) error {
 	if os.Geteuid() == 0 {
 		return nil
 	}
@@ -84,7 +84,7 @@ func Enter(runRoot string) error {
 	if err := ensureHolder(runRoot); err != nil {
 		return fmt.Errorf("making the user namespace: %w", err)
 	}
-	err := syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), envDir+"="+runRoot))
+	err := syscall.Exec("/proc/self/exe", argv, append(os.Environ(), envDir+"="+runRoot))
 	return fmt.Errorf("executing myself in the user namespace: %w", err)
 }
 
