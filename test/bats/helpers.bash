@@ -33,10 +33,9 @@ file_setup() {
 	export HOME=$T/home
 	unset XDG_DATA_HOME XDG_CONFIG_HOME XDG_CACHE_HOME DOCKER_CONFIG REGISTRY_AUTH_FILE
 	export BALENA_TEST_FILE=$T # found again in /proc/PID/environ
-	own_mnt=$(readlink /proc/self/ns/mnt)
 	links_before=$(links)
 	cgroups_before=$(cgroups)
-	export own_mnt links_before cgroups_before
+	export links_before cgroups_before
 	local image
 	for image in "$@"; do
 		balena pull -q "$image" >/dev/null
@@ -71,32 +70,9 @@ remove_world() {
 
 # ---- what may leak ---------------------------------------------------------
 
-# world_processes prints the pids of processes that belong to this file: an
-# engine's with the file's environment, or any with its mounts in a mount
-# namespace of their own. The holder of a rootless user's namespaces leaves by
-# itself some seconds after its last client, and is not counted.
+# world_processes prints the pids of processes that belong to this file.
 world_processes() {
-	local d pid
-	for d in /proc/[0-9]*; do
-		pid=${d#/proc/}
-		if is_engine "$pid"; then
-			grep -qszxF "BALENA_TEST_FILE=$T" "$d/environ" || continue
-			! grep -qsz '^balena-userns' "$d/cmdline" || continue
-		elif [ "$(readlink "$d/ns/mnt")" != "$own_mnt" ]; then
-			grep -qsF -e "$ROOT/overlay/" -e "$ROOT/containers/" -e "$ROOT/volumes/" -e "$RUNROOT/" "$d/mountinfo" || continue
-		else
-			continue
-		fi
-		echo "$pid"
-	done 2>/dev/null
-}
-
-# is_engine PID: a process of the engine, by its executable.
-is_engine() {
-	case "$(readlink "/proc/$1/exe" 2>/dev/null)" in
-	*/balena | */balena' (deleted)' | *memfd:*) return 0 ;;
-	esac
-	return 1
+	"$BIN/worldps" "BALENA_TEST_FILE=$T" "$ROOT/overlay/" "$ROOT/containers/" "$ROOT/volumes/" "$RUNROOT/"
 }
 
 links() { ip -o link 2>/dev/null | sed 's/^[0-9]*: \([^:@]*\).*/\1/' | grep -E '^(veth|tap)' | sort; }
