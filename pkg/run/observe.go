@@ -33,6 +33,12 @@ type Observed struct {
 
 // Observe looks at what became of a container. It writes nothing.
 func (e *Engine) Observe(c *store.Container) (*Observed, error) {
+	return e.observe(c, e.locked)
+}
+
+// observe is Observe; starting tells whether somebody is starting the
+// container now, who is not the caller.
+func (e *Engine) observe(c *store.Container, starting func(id string) bool) (*Observed, error) {
 	dir := e.Store.BundleDir(c.ID)
 	o := &Observed{Container: c, dir: dir}
 	var err error
@@ -52,7 +58,7 @@ func (e *Engine) Observe(c *store.Container) (*Observed, error) {
 		st.Status = store.StatusRestarting
 	case o.run.Exit != nil:
 		e.ended(st, *o.run.Exit)
-	case st.Status == store.StatusRunning && e.locked(c.ID):
+	case st.Status == store.StatusRunning && starting(c.ID):
 		st.Status = store.StatusCreated // it is just being started
 	case st.Status == store.StatusRunning:
 		// It was started, nothing of it runs, and nobody wrote down its end.

@@ -238,7 +238,7 @@ func (e *Engine) monitorGone(ctx context.Context, id string) error {
 // runtime's state, the network. The caller holds the container's lock.
 func (e *Engine) settle(ctx context.Context, c *store.Container) error {
 	recorded := c.State.Status
-	o, err := e.Observe(c)
+	o, err := e.observe(c, func(string) bool { return false }) // the lock is the caller's
 	if err != nil {
 		return err
 	}
