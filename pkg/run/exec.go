@@ -223,7 +223,7 @@ func (t *execTarget) foreign(ctx context.Context, s ExecStreams) (int, error) {
 	}()
 	err = cmd.Wait()
 	if se := monitor.RuntimeLogError(filepath.Join(dir, "log")); se != nil {
-		return 0, se
+		return se.Code, nil // it has said so on stderr
 	}
 	var ee *exec.ExitError
 	if errors.As(err, &ee) {
