@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -471,6 +472,24 @@ func TestLinks(t *testing.T) {
 	want, _ := os.Readlink("/proc/self/ns/net")
 	if got, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", s.Pid)); got != want {
 		t.Fatalf("%s, not %s", got, want)
+	}
+}
+
+func TestInheritedDescriptors(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := unix.FcntlInt(w.Fd(), unix.F_SETFD, 0); err != nil { // as a careless caller's
+		t.Fatal(err)
+	}
+	b := newBox(t, nil, "sleep", "1000")
+	b.start()
+	w.Close()
+	_ = r.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Fatalf("somebody holds the pipe: %v", err)
 	}
 }
 

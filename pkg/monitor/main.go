@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -54,7 +55,7 @@ func Main(_ []string, _, _, _ *os.File) int {
 
 // init turns this process into a monitor.
 func (m *monitor) init() error {
-	closeOnExec()
+	fds := inherited()
 	m.status = os.NewFile(statusFD, "status")
 	in := os.NewFile(configFD, "config")
 	if m.status == nil || in == nil {
@@ -68,6 +69,7 @@ func (m *monitor) init() error {
 	if m.cfg.ID == "" || !filepath.IsAbs(m.cfg.RunDir) {
 		return errors.New("the monitor's configuration lacks ID or RunDir")
 	}
+	m.closeOthers(fds)
 	// Only the leader of a session can do this twice; Start has done it.
 	_, _ = unix.Setsid()
 	if err := os.Chdir("/"); err != nil {
@@ -101,16 +103,37 @@ func (m *monitor) init() error {
 	return nil
 }
 
-// closeOnExec keeps what we inherited from the container.
-func closeOnExec() {
-	_ = unix.CloseRange(configFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
-	entries, err := os.ReadDir("/proc/self/fd") // kernels before 5.11
+// inherited lists the descriptors that came with our own start (all others have
+// close-on-exec), and gives them that too, to keep them from the container.
+func inherited() []int {
+	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
-		return
+		return nil
 	}
+	var list []int
 	for _, e := range entries {
-		if fd, err := strconv.Atoi(e.Name()); err == nil && fd >= configFD {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd < configFD {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
 			unix.CloseOnExec(fd)
+			list = append(list, fd)
+		}
+	}
+	return list
+}
+
+// closeOthers closes what a careless caller of the command line left open: a
+// pipe that a script waits for must not stay open as long as a container runs.
+func (m *monitor) closeOthers(list []int) {
+	for _, fd := range list {
+		ours := fd == configFD || fd == statusFD || fd == m.cfg.FirstFD || slices.Contains(m.cfg.HoldFDs, fd)
+		for _, link := range m.cfg.Links {
+			ours = ours || fd == link
+		}
+		if !ours {
+			_ = unix.Close(fd)
 		}
 	}
 }
