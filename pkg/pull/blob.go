@@ -20,9 +20,11 @@ import (
 )
 
 const (
-	// blobTries is how often in a row a blob is asked for again without
-	// getting further.
-	blobTries = 6
+	// blobTries is how often in a row a blob is asked for without getting
+	// further: about 75 s, which is what a mobile link may need.
+	blobTries = 10
+	// blobFirstTries is the same while nothing of it has arrived: about 7 s.
+	blobFirstTries = 5
 	// blobReconnects bounds them over the whole blob.
 	blobReconnects = 200
 	// blobProgress is what counts as getting further.
@@ -39,6 +41,13 @@ var (
 
 // errSource marks what went wrong with fetching, as opposed to with content.
 var errSource = errors.New("fetching failed")
+
+// fetchError says why a blob could not be fetched; copy.Image wraps it in words
+// of its own, which are dropped again.
+type fetchError struct{ err error }
+
+func (e *fetchError) Error() string   { return e.err.Error() }
+func (e *fetchError) Unwrap() []error { return []error{errSource, e.err} }
 
 // blob is a blob's stream. When the connection breaks it asks for the rest by
 // Range, with growing pauses; containers/image's own reader does that too, but
@@ -112,7 +121,10 @@ func (b *blob) pause(cause error) error {
 		return context.Cause(b.ctx)
 	}
 	if permanent(cause) {
-		return fmt.Errorf("%w: %w", errSource, cause)
+		if b.at > 0 {
+			cause = fmt.Errorf("broke off at byte %d of %d, and the rest is refused: %w", b.at, b.size, cause)
+		}
+		return &fetchError{cause}
 	}
 	if b.at-b.lastAt >= blobProgress {
 		b.tries = 0
@@ -120,8 +132,12 @@ func (b *blob) pause(cause error) error {
 	b.lastAt = b.at
 	b.tries++
 	b.reconnects++
-	if b.tries >= blobTries || b.reconnects > blobReconnects {
-		return fmt.Errorf("%w at byte %d, %d times: %w", errSource, b.at, b.tries, cause)
+	limit := blobTries
+	if b.at == 0 {
+		limit = blobFirstTries
+	}
+	if b.tries >= limit || b.reconnects > blobReconnects {
+		return &fetchError{fmt.Errorf("broke off at byte %d of %d, after %d tries: %w", b.at, b.size, b.tries, cause)}
 	}
 	wait := min(backoffFirst<<(b.tries-1), backoffMax)
 	logrus.Debugf("blob %s at byte %d: %v; trying again in %s", b.info.Digest, b.at, cause, wait)

@@ -233,8 +233,11 @@ func (d *destination) contentError(l *layer, in *watched, err error) error {
 	if in.err == nil { // near the end it is cheap to learn whether the digest fits
 		_, _ = io.CopyN(io.Discard, in, 64<<10)
 	}
+	var fetch *fetchError
 	switch {
-	case errors.Is(err, errSource), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EIO):
+	case errors.As(err, &fetch):
+		return fetch
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EIO):
 		return err
 	case in.err == io.EOF: // the blob was what it should be: fetching it again is no use
 		return err

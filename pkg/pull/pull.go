@@ -93,9 +93,7 @@ func newPuller(layers storage.Store, o Options) (*puller, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := w.Sweep(); err != nil {
-		return nil, err
-	}
+	_ = w.Sweep() // leftovers that cannot be removed are no reason not to pull
 	return &puller{layers: layers, w: w, o: o}, nil
 }
 
