@@ -18,7 +18,14 @@ import (
 // that are never given back. (Measured: a collection after the start freed
 // 0.3 MB of heap and took 0.4 MB for itself.) So the first one comes with the
 // first 4 MB, which is Go's own choice.
-func stayLean() { runtime.GOMAXPROCS(1) }
+func stayLean() {
+	runtime.GOMAXPROCS(1)
+	os.Unsetenv("GOMAXPROCS") // it was for us, not for the runtime or the exit command
+}
+
+// leanEnv is in a monitor's environment: what Go sets up for a second processor
+// before main stays in memory.
+const leanEnv = "GOMAXPROCS=1"
 
 // settle is called when the container runs and the monitor has nothing more to
 // do: of the program's 20 MB, it then needs a few pages. Those that only its

@@ -37,7 +37,7 @@ type report struct {
 // cannot be started the error is a *StartError, returned after the ExitCommand
 // has cleaned up.
 func Start(cfg Config, files Files) (*Started, error) {
-	self := &exec.Cmd{Path: "/proc/self/exe", Args: []string{Stage, cfg.ID}, Env: environ(), Dir: "/"}
+	self := &exec.Cmd{Path: "/proc/self/exe", Args: []string{Stage, cfg.ID}, Env: append(environ(), leanEnv), Dir: "/"}
 	self.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	inherit := func(f *os.File) int {
 		self.ExtraFiles = append(self.ExtraFiles, f)
