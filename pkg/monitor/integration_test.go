@@ -475,6 +475,43 @@ func TestLinks(t *testing.T) {
 	}
 }
 
+func TestRecordWaitsForTheStore(t *testing.T) {
+	b := newBox(t, nil, "sleep", "1000")
+	s := b.start()
+	lock, err := os.OpenFile(filepath.Join(b.st.Root(), "balena.lock"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(s.Pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		st, err := ReadState(b.cfg.RunDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st.Exit != nil && st.Exit.Code == 137 { // found although the store is busy
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v", st)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	lock.Close()
+	if err := WaitGone(t.Context(), b.cfg.RunDir); err != nil {
+		t.Fatal(err)
+	}
+	if c := b.record(); c.State.ExitCode != 137 || c.State.Status != store.StatusExited {
+		t.Fatalf("%+v", c.State)
+	}
+}
+
 func TestInheritedDescriptors(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
