@@ -13,8 +13,12 @@ const (
 	flushWindow = 8 << 20
 	// flushStep is how much of one large file is written back at a time.
 	flushStep = 4 << 20
-	// flushFiles bounds the descriptors that wait for the disk.
-	flushFiles = 48
+	// flushBatch is how many files, and flushBytes how much of them, are handed
+	// to the waiter at once: waking it for each file costs more than the file.
+	flushBatch = 24
+	flushBytes = 2 << 20
+	// flushQueue is how many batches may wait; it bounds the open files.
+	flushQueue = 2
 )
 
 // flusher follows the unpacker: it starts write-back of what was just
@@ -23,7 +27,9 @@ const (
 // link leads it out, and waits for the disk in a goroutine of its own.
 type flusher struct {
 	seen    *files
-	wait    chan extent
+	wait    chan []extent
+	batch   []extent
+	weight  int64 // bytes of the batch
 	done    chan error
 	buf     []file
 	stopped bool
@@ -46,7 +52,7 @@ type extent struct {
 func newFlusher(seen *files) *flusher {
 	f := &flusher{
 		seen:   seen,
-		wait:   make(chan extent, flushFiles),
+		wait:   make(chan []extent, flushQueue),
 		done:   make(chan error, 1),
 		openFD: -1,
 	}
@@ -60,21 +66,25 @@ func newFlusher(seen *files) *flusher {
 func (f *flusher) waiter() {
 	var first error
 	const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
-	for e := range f.wait {
-		n := e.len
-		if e.close {
-			n = 0 // to the end
-		}
-		if err := unix.SyncFileRange(e.fd, e.off, n, all); err != nil && first == nil && !unsupportedSync(err) {
-			first = err
-		}
-		// Advice only: a filesystem without it costs memory, not data.
-		_ = unix.Fadvise(e.fd, e.off, n, unix.FADV_DONTNEED)
-		if e.close {
-			unix.Close(e.fd)
+	for batch := range f.wait {
+		var bytes int64
+		for _, e := range batch {
+			n := e.len
+			if e.close {
+				n = 0 // to the end
+			}
+			if err := unix.SyncFileRange(e.fd, e.off, n, all); err != nil && first == nil && !unsupportedSync(err) {
+				first = err
+			}
+			// Advice only: a filesystem without it costs memory, not data.
+			_ = unix.Fadvise(e.fd, e.off, n, unix.FADV_DONTNEED)
+			if e.close {
+				unix.Close(e.fd)
+			}
+			bytes += e.len
 		}
 		f.mu.Lock()
-		f.pending -= e.len
+		f.pending -= bytes
 		f.room.Signal()
 		f.mu.Unlock()
 	}
@@ -139,14 +149,27 @@ func (f *flusher) finish(d file) {
 }
 
 func (f *flusher) start(e extent) {
+	_ = unix.SyncFileRange(e.fd, e.off, e.len, unix.SYNC_FILE_RANGE_WRITE) // the waiter reports errors
+	f.batch = append(f.batch, e)
+	f.weight += e.len
+	if len(f.batch) >= flushBatch || f.weight >= flushBytes {
+		f.hand()
+	}
+}
+
+// hand gives the batch to the waiter, when the window has room for it.
+func (f *flusher) hand() {
+	if len(f.batch) == 0 {
+		return
+	}
 	f.mu.Lock()
 	for f.pending > flushWindow {
 		f.room.Wait()
 	}
-	f.pending += e.len
+	f.pending += f.weight
 	f.mu.Unlock()
-	_ = unix.SyncFileRange(e.fd, e.off, e.len, unix.SYNC_FILE_RANGE_WRITE) // the waiter reports errors
-	f.wait <- e
+	f.wait <- f.batch
+	f.batch, f.weight = make([]extent, 0, flushBatch), 0
 }
 
 func (f *flusher) closeOpen() {
@@ -164,6 +187,7 @@ func (f *flusher) stop() error {
 	}
 	f.stopped = true
 	f.closeOpen()
+	f.hand()
 	close(f.wait)
 	return <-f.done
 }
