@@ -67,8 +67,8 @@ test: build ## everything a contributor must pass: unit, bats as root, bats root
 unit: ## only the Go tests, with the race detector
 	test/run unit
 
-bats: build ## only bats as root; FILES="pull.bats run.bats" picks some
-	test/run root $(FILES)
+bats: build ## only bats; MODE="root rootless", FILES="pull.bats run.bats", FILTER=regex pick
+	test/run $(or $(MODE),root) $(FILES)
 
 demo: build ## the main job on the screen: pull, run, curl, ps, logs, exec, stop, rm
 	scripts/demo

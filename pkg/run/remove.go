@@ -92,6 +92,9 @@ func (e *Engine) clean(ctx context.Context, id string) error {
 		if err := e.deleteRuntimeState(ctx, id); err != nil {
 			return err
 		}
+		if err := e.removeCgroup(id); err != nil {
+			return err
+		}
 	}
 	_ = os.Remove(filepath.Join(e.Store.BundleDir(id), pausedFile))
 	return netns.Teardown(ctx, e.Store.NetworkRunDir(), id)

@@ -35,7 +35,7 @@ serves() { curl -sf -m 2 "$1" >/dev/null; }
 
 # fetch IP PORT: a shell command for inside a container. (busybox' wget looks
 # every name up, which a static glibc cannot do without the host's libraries.)
-fetch() { echo "printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 5 $1 $2 | tail -n 1"; }
+fetch() { printf '%s\n' "printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 5 $1 $2 | tail -n 1"; }
 
 @test "a container reaches a server on the host" {
 	rootless_skip "a container has the host's own address there"
