@@ -229,7 +229,8 @@ send exit $?\r' "$BALENA" --root "$ROOT" --runroot "$RUNROOT" run --rm -it --net
 
 @test "--restart on-failure tries again, as often as it may" {
 	run_balena run -d --name again --network none --restart on-failure:2 "$BUSYBOX" sh -c 'echo try; exit 4'
-	eventually -t 30 in_state again exited
+	tried() { [ "$(balena inspect --format '{{.RestartCount}} {{.State.Status}}' again)" = "2 exited" ]; }
+	eventually -t 30 tried
 	run_balena logs again
 	assert_equal "$(grep -c try <<<"$output")" 3
 	run_balena inspect --format '{{.RestartCount}} {{.State.ExitCode}}' again
