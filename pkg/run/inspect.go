@@ -2,7 +2,9 @@ package run
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"slices"
 	"strconv"
@@ -190,7 +192,8 @@ func (e *Engine) graphDetails(id string) (map[string]any, error) {
 	}
 	data := map[string]string{}
 	if lc, err := layers.Container(id); err == nil {
-		if data, err = driver.Metadata(lc.LayerID); err != nil {
+		// A removal that was killed has taken the layer's folder along.
+		if data, err = driver.Metadata(lc.LayerID); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("looking up the layer of container %s: %w", short(id), err)
 		}
 	}

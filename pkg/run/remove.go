@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -89,10 +90,11 @@ func (e *Engine) Cleanup(ctx context.Context, id string) error {
 // cgroup, the network. The bundle folder stays: it has the exit record.
 func (e *Engine) clean(ctx context.Context, id string) error {
 	if _, err := os.Stat(filepath.Join(e.Store.RuntimeRoot(), id)); err == nil {
-		if err := e.deleteRuntimeState(ctx, id); err != nil {
+		// First, since the runtime's state is what says that there is work to do.
+		if err := e.removeCgroup(id); err != nil {
 			return err
 		}
-		if err := e.removeCgroup(id); err != nil {
+		if err := e.deleteRuntimeState(ctx, id); err != nil {
 			return err
 		}
 	}
@@ -167,15 +169,42 @@ func (e *Engine) Sweep(ctx context.Context) error {
 		return fmt.Errorf("removing the networks of containers that are gone: %w", err)
 	}
 	marks, err := os.ReadDir(e.creatingDir())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	} else if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for _, m := range marks {
 		if err := e.sweepCreation(ctx, m.Name()); err != nil {
 			return fmt.Errorf("removing what a killed creation left: %w", err)
 		}
+	}
+	return e.sweepLocks(ctx)
+}
+
+// sweepLocks removes the locks of containers that were never recorded.
+func (e *Engine) sweepLocks(ctx context.Context) error {
+	locks, err := filepath.Glob(e.lockPath("*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range locks {
+		id := strings.TrimSuffix(filepath.Base(path), ".lock")
+		if _, err := os.Stat(e.Store.BundleDir(id)); err == nil {
+			continue // saves a look into the database for each container
+		}
+		if _, err := e.Find(ctx, id); !errors.Is(err, store.ErrNoContainer) {
+			continue
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			continue
+		}
+		// Whoever makes a container has its lock until the record is there.
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			if _, err := e.Find(ctx, id); errors.Is(err, store.ErrNoContainer) && sameFile(f, path) {
+				_ = os.Remove(path)
+			}
+		}
+		f.Close()
 	}
 	return nil
 }
