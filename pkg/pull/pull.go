@@ -57,7 +57,7 @@ func Pull(ctx context.Context, st *store.Store, ref string, o Options) ([]Image,
 	if err != nil {
 		return nil, err
 	}
-	p, err := newPuller(layers, o)
+	p, err := newPuller(st, layers, o)
 	if err != nil {
 		return nil, fmt.Errorf("pulling %q: %w", ref, err)
 	}
@@ -70,31 +70,32 @@ func Pull(ctx context.Context, st *store.Store, ref string, o Options) ([]Image,
 	if err != nil {
 		err = fmt.Errorf("pulling %q: %w", ref, unauthorized(err))
 		if errors.Is(err, ErrNoSpace) { // a full disk harms more than fetching again
-			_, serr := sweep(ctx, layers, p.w, 0)
+			_, serr := sweep(ctx, st, layers, p.w, 0)
 			err = errors.Join(err, serr)
 		}
 		return images, err
 	}
 	// What older, failed pulls left is of no use to this one. Failing to tidy
 	// up is no failure of the pull.
-	_, _ = sweep(ctx, layers, p.w, time.Hour)
+	_, _ = sweep(ctx, st, layers, p.w, time.Hour)
 	return images, nil
 }
 
 // puller pulls into one store with one set of options.
 type puller struct {
+	st     *store.Store
 	layers storage.Store
 	w      *durable.Writer
 	o      Options
 }
 
-func newPuller(layers storage.Store, o Options) (*puller, error) {
+func newPuller(st *store.Store, layers storage.Store, o Options) (*puller, error) {
 	w, err := durable.NewWriter(layers)
 	if err != nil {
 		return nil, err
 	}
 	_ = w.Sweep() // leftovers that cannot be removed are no reason not to pull
-	return &puller{layers: layers, w: w, o: o}, nil
+	return &puller{st: st, layers: layers, w: w, o: o}, nil
 }
 
 // job is one image: where it comes from and the name it gets.
@@ -309,9 +310,18 @@ func (p *puller) pullOne(ctx context.Context, sys *types.SystemContext, policy *
 	if err != nil {
 		return Image{}, err
 	}
-	if err := p.checkSpace(ctx, src, pl); err != nil {
+	missing, err := p.missing(pl)
+	if err != nil {
 		return Image{}, err
 	}
+	if err := p.checkSpace(ctx, src, missing); err != nil {
+		return Image{}, err
+	}
+	done, err := p.announce(ctx, j.src.StringWithinTransport(), missing)
+	if err != nil {
+		return Image{}, err
+	}
+	defer done()
 	d = &destination{w: p.w, plan: pl, src: src, tell: tell}
 	var img Image
 	d.commit = func(top []byte, signatures [][]byte) error {

@@ -19,18 +19,10 @@ const gzipDoubt = 5
 // blob, and at the end of a gzip stream it is written: when the answer depends
 // on it, these four bytes are asked for. So this refuses only what is certain,
 // and the rest is rolled back when the disk fills up.
-func (p *puller) checkSpace(ctx context.Context, src *source, pl *plan) error {
-	var missing []*layer
+func (p *puller) checkSpace(ctx context.Context, src *source, missing []*layer) error {
 	var least int64
-	for _, l := range pl.layers {
-		has, err := p.w.Has(l.id, l.diffID)
-		if err != nil {
-			return err
-		}
-		if !has && l.blob.Size > 0 {
-			missing = append(missing, l)
-			least += l.blob.Size
-		}
+	for _, l := range missing {
+		least += max(0, l.blob.Size)
 	}
 	free, err := durable.Free(p.layers.GraphRoot())
 	if err != nil {
@@ -46,6 +38,21 @@ func (p *puller) checkSpace(ctx context.Context, src *source, pl *plan) error {
 		return fmt.Errorf("%w: the image needs at least %s, %s has %s", ErrNoSpace, size(least), p.layers.GraphRoot(), size(free))
 	}
 	return nil
+}
+
+// missing lists the layers that the store does not have.
+func (p *puller) missing(pl *plan) ([]*layer, error) {
+	var missing []*layer
+	for _, l := range pl.layers {
+		has, err := p.w.Has(l.id, l.diffID)
+		if err != nil {
+			return nil, err
+		}
+		if !has {
+			missing = append(missing, l)
+		}
+	}
+	return missing, nil
 }
 
 // uncompressedSize is the least that a layer takes on the disk: what its gzip

@@ -27,17 +27,20 @@ func Sweep(ctx context.Context, st *store.Store) ([]string, error) {
 	if err := w.Sweep(); err != nil {
 		return nil, err
 	}
-	return sweep(ctx, layers, w, 0)
+	return sweep(ctx, st, layers, w, 0)
 }
 
 // sweep removes orphaned layers older than age. Only layers that a pull made
 // are looked at: a build keeps layers without an image as its cache.
-func sweep(ctx context.Context, layers storage.Store, w *durable.Writer, age time.Duration) ([]string, error) {
+func sweep(ctx context.Context, st *store.Store, layers storage.Store, w *durable.Writer, age time.Duration) ([]string, error) {
 	unlock, idle, err := w.Alone()
 	if err != nil || !idle {
 		return nil, err
 	}
 	defer unlock()
+	if err := forgetRecords(ctx, st); err != nil {
+		return nil, err
+	}
 	var removed []string
 	for {
 		orphans, err := findOrphans(layers, age)
