@@ -68,7 +68,7 @@ func (e *Engine) create(ctx context.Context, o *Options, imageID, id string, sta
 	if err := e.checkNameFree(ctx, c.Name); err != nil {
 		return nil, err
 	}
-	mark, err := e.markCreation(ctx, c.ID)
+	mark, err := e.mark(ctx, c.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -174,15 +174,15 @@ func (e *Engine) removeLayer(id string) error {
 	return nil
 }
 
-// markCreation notes, on tmpfs, that a layer is about to exist that no record
-// names yet; the mark is locked as long as its maker lives, so that Sweep knows
-// a layer that nobody will ever record.
-func (e *Engine) markCreation(ctx context.Context, id string) (done func(), err error) {
+// mark notes, on tmpfs, that a layer is about to exist that no record names
+// yet, or, as ID.rm, that a record goes before its folders; the mark is locked
+// as long as its maker lives, so that Sweep knows what nobody will finish.
+func (e *Engine) mark(ctx context.Context, name string) (done func(), err error) {
 	dir := e.creatingDir()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, id)
+	path := filepath.Join(dir, name)
 	for {
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 		if err != nil {

@@ -111,8 +111,13 @@ func (e *Engine) remove(ctx context.Context, c *store.Container, volumes bool) e
 	if err := os.RemoveAll(e.Store.ContainerDir(c.ID)); err != nil {
 		return fmt.Errorf("removing the logs of container %s: %w", short(c.ID), err)
 	}
+	mark, err := e.mark(ctx, c.ID+removing)
+	if err != nil {
+		return fmt.Errorf("removing container %s: %w", short(c.ID), err)
+	}
+	defer mark()
 	var orphans []string
-	err := e.Store.Update(ctx, func(tx *store.Tx) error {
+	err = e.Store.Update(ctx, func(tx *store.Tx) error {
 		if err := tx.DeleteContainer(c.ID); err != nil {
 			return err
 		}
@@ -131,8 +136,14 @@ func (e *Engine) remove(ctx context.Context, c *store.Container, volumes bool) e
 			return fmt.Errorf("removing volume %s: %w", name, err)
 		}
 	}
-	dir := e.Store.BundleDir(c.ID)
-	return errors.Join(os.RemoveAll(dir), removeIfThere(e.lockPath(c.ID)))
+	return e.removeRunFiles(c.ID)
+}
+
+// removing ends the name of the mark of a container that is being removed.
+const removing = ".rm"
+
+func (e *Engine) removeRunFiles(id string) error {
+	return errors.Join(os.RemoveAll(e.Store.BundleDir(id)), removeIfThere(e.lockPath(id)))
 }
 
 func removeIfThere(path string) error {
@@ -173,8 +184,8 @@ func (e *Engine) Sweep(ctx context.Context) error {
 		return err
 	}
 	for _, m := range marks {
-		if err := e.sweepCreation(ctx, m.Name()); err != nil {
-			return fmt.Errorf("removing what a killed creation left: %w", err)
+		if err := e.sweepMark(ctx, m.Name()); err != nil {
+			return fmt.Errorf("removing what a killed command left: %w", err)
 		}
 	}
 	return e.sweepLocks(ctx)
@@ -209,8 +220,9 @@ func (e *Engine) sweepLocks(ctx context.Context) error {
 	return nil
 }
 
-func (e *Engine) sweepCreation(ctx context.Context, id string) error {
-	path := filepath.Join(e.creatingDir(), id)
+func (e *Engine) sweepMark(ctx context.Context, name string) error {
+	path := filepath.Join(e.creatingDir(), name)
+	id := strings.TrimSuffix(name, removing)
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -222,7 +234,7 @@ func (e *Engine) sweepCreation(ctx context.Context, id string) error {
 		return nil // its maker lives
 	}
 	if _, err := e.Find(ctx, id); errors.Is(err, store.ErrNoContainer) {
-		if err := e.removeLayer(id); err != nil {
+		if err := errors.Join(e.removeLayer(id), e.removeRunFiles(id)); err != nil {
 			return err
 		}
 	} else if err != nil {
