@@ -317,7 +317,7 @@ func (p *puller) pullOne(ctx context.Context, sys *types.SystemContext, policy *
 	if err := p.checkSpace(ctx, src, missing); err != nil {
 		return Image{}, err
 	}
-	done, err := p.announce(ctx, j.src.StringWithinTransport(), missing)
+	done, err := p.announce(ctx, j.src.Transport().Name()+":"+j.src.StringWithinTransport(), missing)
 	if err != nil {
 		return Image{}, err
 	}

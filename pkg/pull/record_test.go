@@ -35,7 +35,7 @@ func TestRecordOfPullInProgress(t *testing.T) {
 			during = records(t, st)
 		}
 	}})
-	if len(during) != 1 || during[0].Ref != "//"+reg.host()+"/a/b:v1" || len(during[0].Layers) != 1 || during[0].Pid == 0 {
+	if len(during) != 1 || during[0].Ref != "docker://"+reg.host()+"/a/b:v1" || len(during[0].Layers) != 1 || during[0].Pid == 0 {
 		t.Errorf("while it pulled: %+v", during)
 	}
 	if left := records(t, st); len(left) != 0 {
