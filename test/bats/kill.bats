@@ -106,6 +106,7 @@ victim() {
 	remove_containers
 	run_balena ps -aq
 	assert_empty "$output"
+	sleep 4 # a sweep spares what a living pull may just have made
 	run_balena pull -q "$REGISTRY/busybox:shared1" # sweeps what dead pulls left
 	run_balena run --rm --network none "$BUSYBOX" cat /etc/layer2
 	assert_output "second layer"
