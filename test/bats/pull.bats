@@ -102,7 +102,7 @@ kinds
 @test "a whole Debian arrives: dpkg finds no file changed" {
 	run_balena pull -q "$REGISTRY/debian:bookworm"
 	run_balena run --rm --network none "$REGISTRY/debian:bookworm" dpkg --verify --verify-format rpm
-	assert_empty "$(grep -v '/usr/share/\(doc\|man\|locale\|info\)/' <<<"$output" || true)"
+	assert_empty "$output"
 }
 
 @test "an index gives the machine's platform, or the one asked for" {
