@@ -101,8 +101,9 @@ kinds
 
 @test "a whole Debian arrives: dpkg finds no file changed" {
 	run_balena pull -q "$REGISTRY/debian:bookworm"
-	run_balena run --rm --network none "$REGISTRY/debian:bookworm" dpkg --verify --verify-format rpm
-	assert_empty "$output"
+	run_balena run --rm --network none "$REGISTRY/debian:bookworm" dpkg --verify
+	# the image is made without apt's caches and logs
+	assert_empty "$(grep -v '^missing  *\(c \)\?/var/\(cache\|lib/apt\|log\)' <<<"$output" || true)"
 }
 
 @test "an index gives the machine's platform, or the one asked for" {
