@@ -6,6 +6,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 
 	"github.com/balena-os/balena/cmd/balena/internal/runccli"
 	"github.com/balena-os/balena/pkg/initd"
@@ -31,6 +32,11 @@ var stages = map[string]stage{
 	"balena-runc": runccli.Main,
 	"runc":        runccli.Main,
 }
+
+// A thread that went into a container's namespaces and cannot come back (an
+// unprivileged user's cannot) ends with its goroutine. The main thread would
+// stay there, so nothing but main runs on it.
+func init() { goruntime.LockOSThread() }
 
 func main() {
 	os.Exit(realMain(os.Args, os.Stdin, os.Stdout, os.Stderr))

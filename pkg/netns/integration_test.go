@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -27,6 +28,10 @@ import (
 // address and a default route: they neither see nor change the real one.
 
 const inPlayedHost = "NETNS_TEST_HOST"
+
+// As in balena's main: a thread that cannot leave a namespace again must not be
+// the main one, which would keep the namespace in use.
+func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) {
 	if os.Args[0] == Stage {
