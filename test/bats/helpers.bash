@@ -171,6 +171,7 @@ unique() { echo "${1:-c}-$BATS_SUITE_TEST_NUMBER-$RANDOM"; }
 # faultproxy ARGS...: start one before the registry; sets PROXY and PROXY_LOG.
 faultproxy() {
 	PROXY_LOG=$BATS_TEST_TMPDIR/proxy.log
+	rm -f "$PROXY_LOG" # of the one before, which would be read for this one's
 	"$BIN/faultproxy" -registry "$REGISTRY" "$@" >"$PROXY_LOG" 2>&1 3>&- &
 	PROXY_PID=$!
 	echo "$PROXY_PID" >"$T/proxy-$PROXY_PID.pid"
