@@ -1,0 +1,498 @@
+package delta
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"hash/crc32"
+	"io"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Options for Create; the zero value is the default.
+type Options struct {
+	// Level trades time for size, 1 to 9; 0 is the default.
+	Level int
+	// Progress, if not nil, is told how many bytes of the target are done.
+	Progress func(done int64)
+}
+
+// A Summary says what a delta is made of.
+type Summary struct {
+	TargetSize   int64 // bytes of the layers' tars
+	DeltaSize    int64
+	Entries      int   // headers of the target
+	Same         int   // files taken from the base as they are
+	SameBytes    int64 // what is in them
+	Patched      int   // files made from a base file
+	PatchedBytes int64
+	New          int // files that are in the delta in full
+	NewBytes     int64
+}
+
+const (
+	blockTarget = 4 << 20  // a block is written once it has so much
+	maxWhole    = 64 << 20 // files beyond are coded window by window
+	fileWindow  = 32 << 20
+)
+
+// Create writes the delta that makes the target's layers from the files of a
+// base image. Only those layers belong in target that a device with the base
+// lacks, the lowest first. The same inputs give the same bytes. It keeps at most
+// one file of the target and one of the base in memory, up to 64 and 256 MB,
+// and a table of all files of the base: less than 1 GB in all.
+func Create(ctx context.Context, base FileSource, target []LayerTar, w io.Writer, o Options) (Summary, error) {
+	ix, err := newIndex(ctx, base)
+	if err != nil {
+		return Summary{}, err
+	}
+	if len(target) > maxLayers {
+		return Summary{}, fmt.Errorf("more than %d layers", maxLayers)
+	}
+	out := &counter{w: w}
+	head := append([]byte(magic), Version, codecZstd)
+	head = binary.AppendUvarint(head, uint64(len(target)))
+	for _, l := range target {
+		sum, err := hex.DecodeString(l.DiffID.Encoded())
+		if err != nil || l.DiffID.Algorithm() != digest.SHA256 || len(sum) != sha256.Size {
+			return Summary{}, fmt.Errorf("diffID %q is not a SHA-256", l.DiffID)
+		}
+		head = append(head, sum...)
+	}
+	if _, err := out.Write(head); err != nil {
+		return Summary{}, err
+	}
+	enc, err := newBlockEncoder(codecZstd, o.Level)
+	if err != nil {
+		return Summary{}, err
+	}
+	e := &encoder{ctx: ctx, out: out, base: base, ix: ix, enc: enc, o: o}
+	for _, l := range target {
+		if err := e.layer(l); err != nil {
+			return Summary{}, fmt.Errorf("layer %s: %w", l.DiffID, err)
+		}
+	}
+	if e.s.size() > 0 {
+		if err := writeBlock(out, enc, &e.s); err != nil {
+			return Summary{}, err
+		}
+	}
+	if _, err := out.Write([]byte{frameEnd}); err != nil {
+		return Summary{}, err
+	}
+	e.sum.DeltaSize = out.n
+	return e.sum, nil
+}
+
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// An encoder writes the operations of all layers.
+type encoder struct {
+	ctx  context.Context
+	out  io.Writer
+	base FileSource
+	ix   *index
+	enc  blockEncoder
+	o    Options
+	sum  Summary
+
+	s       sheet
+	names   *namer
+	headers headerModel
+	pending *name
+	ledger  ledger
+
+	hash  hash.Hash
+	raw   []byte // not written yet, and what follows it:
+	zeros int64
+	buf   []byte // content of a file
+}
+
+// room makes the block end here if it is full. It is called before each
+// operation, and nowhere else: a decoder takes the next block where one is due
+// and the last is used up.
+func (e *encoder) room() error {
+	if e.s.size() < blockTarget {
+		return nil
+	}
+	if err := e.ctx.Err(); err != nil {
+		return err
+	}
+	return writeBlock(e.out, e.enc, &e.s)
+}
+
+func (e *encoder) layer(l LayerTar) error {
+	r, err := l.Open(e.ctx)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	e.hash = sha256.New()
+	e.names, e.pending = newNamer(e.base, &e.ledger), nil
+	in := bufio.NewReaderSize(io.TeeReader(r, e), 64<<10)
+	var block [blockSize]byte
+	for {
+		n, err := io.ReadFull(in, block[:])
+		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return err
+		}
+		if err != nil {
+			if err := e.rawBytes(block[:n]); err != nil {
+				return err
+			}
+			break
+		}
+		if err := e.block(in, block[:]); err != nil {
+			return err
+		}
+	}
+	if err := e.flush(); err != nil {
+		return err
+	}
+	if err := e.room(); err != nil {
+		return err
+	}
+	e.s.byte(colOps, opEnd)
+	e.check()
+	if got := digest.NewDigest(digest.SHA256, e.hash); got != l.DiffID {
+		return fmt.Errorf("the tar is %s", got)
+	}
+	return nil
+}
+
+// Write sees everything that is read of a layer.
+func (e *encoder) Write(p []byte) (int, error) {
+	e.sum.TargetSize += int64(len(p))
+	if e.o.Progress != nil {
+		e.o.Progress(e.sum.TargetSize)
+	}
+	return e.hash.Write(p)
+}
+
+func (e *encoder) check() {
+	var b [16]byte
+	binary.LittleEndian.PutUint64(b[:], e.ledger.sum)
+	binary.LittleEndian.PutUint64(b[8:], e.ledger.weighted)
+	e.s.bytes(colField, b[:])
+	e.ledger.reset()
+}
+
+// rawBytes and zeroBytes take what is outside of the model; flush writes it.
+func (e *encoder) rawBytes(b []byte) error {
+	for len(b) > 0 {
+		if e.zeros > 0 || len(e.raw) == litPiece {
+			if err := e.flush(); err != nil {
+				return err
+			}
+		}
+		n := min(len(b), litPiece-len(e.raw))
+		e.raw = append(e.raw, b[:n]...)
+		b = b[n:]
+	}
+	return nil
+}
+
+func (e *encoder) flush() error {
+	if len(e.raw) > 0 {
+		if err := e.room(); err != nil {
+			return err
+		}
+		e.s.byte(colOps, opRaw)
+		e.s.uint(colNum, uint64(len(e.raw)))
+		e.s.bytes(colData, e.raw)
+		e.raw = e.raw[:0]
+	}
+	if e.zeros > 0 {
+		if err := e.room(); err != nil {
+			return err
+		}
+		e.s.byte(colOps, opZero)
+		e.s.uint(colNum, uint64(e.zeros))
+		e.zeros = 0
+	}
+	return nil
+}
+
+// block codes a block where a header may be, and the content that follows it.
+func (e *encoder) block(in *bufio.Reader, block []byte) error {
+	if allZero(block) {
+		e.zeros += blockSize
+		return nil
+	}
+	size, ok := parseHeader(block)
+	flag := block[156]
+	if !hasContent(flag) {
+		size = 0
+	}
+	meta := kindOf(flag) == kindMeta
+	if !ok || meta && (size == 0 || size > maxMeta) {
+		return e.rawBytes(block)
+	}
+	pad := -size & (blockSize - 1)
+	large := size > maxWhole
+	if !large {
+		n, err := e.fill(in, size+pad)
+		if err != nil {
+			return err
+		}
+		if n < size+pad {
+			if err := e.rawBytes(block); err != nil {
+				return err
+			}
+			return e.rawBytes(e.buf)
+		}
+	}
+	if err := e.flush(); err != nil {
+		return err
+	}
+	if e.ledger.full() {
+		if err := e.room(); err != nil {
+			return err
+		}
+		e.s.byte(colOps, opCheck)
+		e.check()
+	}
+	if err := e.room(); err != nil {
+		return err
+	}
+	e.sum.Entries++
+	switch {
+	case meta:
+		return e.meta(in, block, e.buf[:size], e.buf[size:])
+	case large:
+		return e.largeFile(in, block, size, pad)
+	default:
+		return e.file(block, e.buf[:size], e.buf[size:])
+	}
+}
+
+// fill reads n bytes into buf, or all that there are.
+func (e *encoder) fill(in io.Reader, n int64) (int64, error) {
+	e.buf = e.buf[:0]
+	for int64(len(e.buf)) < n {
+		// Not more than twice of what came: the size may be a lie.
+		step := min(n-int64(len(e.buf)), int64(max(len(e.buf), 1<<20)))
+		at := len(e.buf)
+		e.buf = append(e.buf, make([]byte, step)...)
+		got, err := io.ReadFull(in, e.buf[at:])
+		e.buf = e.buf[:at+got]
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			break
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return int64(len(e.buf)), nil
+}
+
+// header codes what comes before the content: the operation, the name, the base
+// file, the content's size where the base file does not give it, the header.
+func (e *encoder) header(block []byte, how byte, from string, content []byte, size int64, raw string, rawPad bool) (name, error) {
+	flag := block[156]
+	op := opEntry | how
+	if rawPad {
+		op |= madePadding
+	}
+	e.s.byte(colOps, op)
+	e.s.byte(colOps, flag)
+	var n name
+	if e.pending != nil && kindOf(flag) != kindMeta {
+		n, e.pending = *e.pending, nil
+	} else {
+		var err error
+		if n, err = e.names.encode(&e.s, raw); err != nil {
+			return n, err
+		}
+		if hasPath(flag) {
+			e.pending = &n
+		}
+	}
+	switch how {
+	case madeBase, madeFrom, madeFromSize:
+		head, tail := affixes(n.path, from)
+		e.s.uint(colNum, uint64(head))
+		e.s.uint(colNum, uint64(tail))
+		e.s.uint(colNum, uint64(len(from)-head-tail))
+		e.s.string(colText, from[head:len(from)-tail])
+	}
+	switch {
+	case how == madeLiteral && kindOf(flag) == kindMeta:
+		e.metaContent(flag, n, content)
+	case how == madeLiteral || how == madePatchSize || how == madeFromSize:
+		e.s.uint(colNum, uint64(size))
+	}
+	var link string
+	if flag == '2' && n.path != "" {
+		var err error
+		if link, err = readlink(e.base, &e.ledger, n.path); err != nil {
+			return n, err
+		}
+	}
+	e.headers.encode(&e.s, block, n, size, link)
+	return n, nil
+}
+
+// nextName is the name that the next entry goes by.
+func (e *encoder) nextName(block []byte) string {
+	if e.pending != nil {
+		return e.pending.raw
+	}
+	return headerName(block)
+}
+
+func (e *encoder) file(block, content, pad []byte) error {
+	rawPad := !allZero(pad)
+	raw := e.nextName(block)
+	var p plan
+	if len(content) > 0 {
+		_, parts, _, ok := split(raw)
+		path := ""
+		if ok {
+			path = strings.Join(parts, "/")
+		}
+		var err error
+		if p, err = e.plan(path, content); err != nil {
+			return err
+		}
+	}
+	if _, err := e.header(block, p.how, p.from, nil, int64(len(content)), raw, rawPad); err != nil {
+		return err
+	}
+	size := int64(len(content))
+	switch p.how {
+	case madeNone:
+	case madeSame, madeBase:
+		e.sum.Same++
+		e.sum.SameBytes += size
+		e.enter(p.from, crc32.Checksum(content, castagnoli), size)
+	case madeLiteral:
+		e.sum.New++
+		e.sum.NewBytes += size
+		for i, part := range pieces(content) {
+			if i > 0 {
+				if err := e.room(); err != nil {
+					return err
+				}
+			}
+			e.s.bytes(colData, part)
+		}
+	default:
+		e.sum.Patched++
+		e.sum.PatchedBytes += size
+		pw := patchWriter{s: &e.s, room: e.room, old: p.old, left: size, dense: p.dense}
+		if err := pw.write(p.pieces, content); err != nil {
+			return err
+		}
+		e.enter(p.from, pw.crc, int64(len(p.old)))
+	}
+	if rawPad {
+		e.s.bytes(colData, pad)
+	}
+	return nil
+}
+
+// enter notes a base file in the ledger as content.digest does.
+func (e *encoder) enter(path string, crc uint32, size int64) {
+	e.ledger.add(path, (&content{crc: crc, size: size}).digest())
+}
+
+// pieces cuts literal content.
+func pieces(b []byte) [][]byte {
+	var out [][]byte
+	for len(b) > litPiece {
+		out = append(out, b[:litPiece])
+		b = b[litPiece:]
+	}
+	return append(out, b)
+}
+
+// largeFile codes a file by windows, from the base file of its name or the one
+// most like its first window.
+func (e *encoder) largeFile(in *bufio.Reader, block []byte, size, pad int64) error {
+	raw := e.nextName(block)
+	path := ""
+	if _, parts, _, ok := split(raw); ok {
+		path = strings.Join(parts, "/")
+	}
+	n, err := e.fill(in, fileWindow)
+	if err != nil {
+		return err
+	}
+	how, from := byte(madeLiteral), ""
+	var m *matcher
+	if ids := e.ix.similar(path, e.buf); len(ids) > 0 && n == fileWindow {
+		from = e.ix.files[ids[0]].path
+		old, err := e.ix.read(ids[0])
+		if err != nil {
+			return err
+		}
+		m = newMatcher(old)
+		how = madeFromSize
+		if from == path {
+			how = madePatchSize
+		}
+	}
+	// Whether the padding is zero is not known yet: it goes in as it is.
+	if _, err := e.header(block, how, from, nil, size, raw, pad > 0); err != nil {
+		return err
+	}
+	var pw patchWriter
+	if m != nil {
+		pw = patchWriter{s: &e.s, room: e.room, old: m.old, left: size}
+		e.sum.Patched++
+		e.sum.PatchedBytes += size
+	} else {
+		e.sum.New++
+		e.sum.NewBytes += size
+	}
+	pos := 0
+	for left := size; left > 0; {
+		if n == 0 {
+			return errors.New("the tar is cut off within a file")
+		}
+		if m != nil {
+			var list []piece
+			list, pos = m.patch(e.buf, pos)
+			if err := pw.write(list, e.buf); err != nil {
+				return err
+			}
+		} else {
+			for _, part := range pieces(e.buf) {
+				if err := e.room(); err != nil {
+					return err
+				}
+				e.s.bytes(colData, part)
+			}
+		}
+		if left -= n; left > 0 {
+			if n, err = e.fill(in, min(left, fileWindow)); err != nil {
+				return err
+			}
+		}
+	}
+	if m != nil {
+		e.enter(from, pw.crc, int64(len(m.old)))
+	}
+	if n, err = e.fill(in, pad); err == nil && n < pad {
+		err = errors.New("the tar is cut off within a file")
+	}
+	e.s.bytes(colData, e.buf)
+	return err
+}

@@ -1,0 +1,465 @@
+package delta
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"hash/crc32"
+	"io"
+	"io/fs"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// A Reader makes the layers of the target from a delta and the base, one after
+// the other, like a tar.Reader goes through its entries: Next goes to a layer,
+// Read gives its uncompressed tar. It needs about 45 MB at most, no temporary
+// files, and is used by one goroutine at a time.
+type Reader struct {
+	in     blockReader
+	base   FileSource
+	layers []digest.Digest
+	layer  int // which of them is being read; -1 before the first Next
+	ended  bool
+	err    error
+
+	c       cursor
+	damaged bool // the delta itself is
+	names   *namer
+	headers headerModel
+	pending *name // of the entry whose name an entry before it carried
+	ledger  ledger
+
+	sum  hash.Hash // of the layer so far
+	buf  []byte    // made, of which out is not read yet
+	out  []byte
+	made content
+	page page
+}
+
+// Open reads the head of a delta. Neither r nor base is closed by the Reader.
+// The error is an ErrVersion if the delta needs a newer version of this package,
+// an ErrFormat if it is none.
+func Open(r io.Reader, base FileSource) (*Reader, error) {
+	in := bufio.NewReaderSize(r, 64<<10)
+	head := make([]byte, len(magic)+2)
+	if _, err := io.ReadFull(in, head); err != nil {
+		return nil, cutOff(err)
+	}
+	if !bytes.HasPrefix(head, []byte(magic)) {
+		return nil, formatErr("not a delta")
+	}
+	if v := head[len(magic)]; v != Version {
+		return nil, fmt.Errorf("%w %d", ErrVersion, v)
+	}
+	dec, err := newBlockDecoder(head[len(magic)+1])
+	if err != nil {
+		return nil, err
+	}
+	n, err := binary.ReadUvarint(in)
+	if err != nil {
+		return nil, cutOff(err)
+	}
+	if n > maxLayers {
+		return nil, formatErr("%d layers", n)
+	}
+	d := &Reader{in: blockReader{in: in, dec: dec}, base: base, layer: -1, ended: true, ledger: ledger{keep: true}}
+	for range n {
+		var sum [sha256.Size]byte
+		if _, err := io.ReadFull(in, sum[:]); err != nil {
+			return nil, cutOff(err)
+		}
+		d.layers = append(d.layers, digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(sum[:])))
+	}
+	return d, nil
+}
+
+// Layers lists the diffIDs of the layers that the delta carries, in order.
+func (d *Reader) Layers() []digest.Digest { return d.layers }
+
+// Next goes to the next layer, past what is left of the one before, and returns
+// its diffID; io.EOF after the last one.
+func (d *Reader) Next() (digest.Digest, error) {
+	if !d.ended {
+		if _, err := io.Copy(io.Discard, d); err != nil {
+			return "", err
+		}
+	}
+	if d.err != nil && !errors.Is(d.err, io.EOF) {
+		return "", d.err
+	}
+	if d.layer+1 == len(d.layers) {
+		if d.err == nil {
+			d.err = d.end()
+		}
+		return "", d.err
+	}
+	d.layer++
+	d.ended, d.pending = false, nil
+	d.sum = sha256.New()
+	d.names = newNamer(d.base, &d.ledger)
+	return d.layers[d.layer], nil
+}
+
+// end makes sure that nothing follows the last layer.
+func (d *Reader) end() error {
+	if !d.c.empty() {
+		return formatErr("operations after the last layer")
+	}
+	if err := d.in.readBlock(&d.c.cols); !errors.Is(err, io.EOF) {
+		return errors.Join(formatErr("more than the layers"), err)
+	}
+	return io.EOF
+}
+
+// Read reads from the layer that Next went to. At its end it is io.EOF if the
+// bytes are those that the diffID promises; else the error says whether a file
+// of the base is at fault (ErrBase) or not. A Reader that failed stays so.
+func (d *Reader) Read(p []byte) (int, error) {
+	for len(d.out) == 0 {
+		if d.err != nil {
+			return 0, d.err
+		}
+		if d.ended {
+			return 0, io.EOF
+		}
+		d.buf = d.buf[:0]
+		err := d.step()
+		if err == nil {
+			err = d.c.err
+		}
+		if err != nil {
+			d.err = d.blame(err)
+			d.made.close()
+			return 0, d.err
+		}
+		d.out = d.buf
+		d.sum.Write(d.out)
+		if d.ended {
+			if got := digest.NewDigest(digest.SHA256, d.sum); got != d.layers[d.layer] {
+				d.err = fmt.Errorf("%w: %s instead of %s", ErrDigest, got, d.layers[d.layer])
+				return 0, d.err
+			}
+		}
+	}
+	n := copy(p, d.out)
+	d.out = d.out[n:]
+	return n, nil
+}
+
+// blame finds the base file behind an operation that makes no sense: blocks are
+// checked before they are decoded, so that a file whose size is not as expected
+// is the likelier reason.
+func (d *Reader) blame(err error) error {
+	if d.damaged || !errors.Is(err, ErrFormat) {
+		return err
+	}
+	if d.made.file != nil {
+		return &BaseError{Path: d.made.path, Err: err}
+	}
+	if n := len(d.ledger.paths); n > 0 {
+		return &BaseError{Path: d.ledger.paths[n-1], Err: err}
+	}
+	return err
+}
+
+// fetch sees to it that there is something to decode: the next block once
+// everything of this one is used up.
+func (d *Reader) fetch() error {
+	if !d.c.empty() {
+		return nil
+	}
+	err := d.in.readBlock(&d.c.cols)
+	if errors.Is(err, io.EOF) {
+		err = formatErr("it ends within a layer")
+	}
+	d.damaged = err != nil
+	return err
+}
+
+// step does one operation, which appends at most about a megabyte to buf.
+func (d *Reader) step() error {
+	if d.made.left > 0 {
+		return d.content()
+	}
+	if d.made.active {
+		return d.endContent()
+	}
+	if err := d.fetch(); err != nil {
+		return err
+	}
+	switch op := d.c.byte(colOps); op {
+	case opEnd:
+		d.ended = true
+		return d.check()
+	case opCheck:
+		return d.check()
+	case opRaw:
+		d.buf = append(d.buf, d.c.bytes(colData, int(d.c.uint(colNum, litPiece)))...)
+		return nil
+	case opZero:
+		d.made = content{active: true, how: madeZero, left: int64(d.c.uint(colNum, maxSize))}
+		return nil
+	default:
+		if op&^0xf != opEntry {
+			return formatErr("unknown operation %#x", op)
+		}
+		return d.entry(op & 0xf)
+	}
+}
+
+func (d *Reader) check() error {
+	b := d.c.bytes(colField, 16)
+	if d.c.err != nil {
+		return d.c.err
+	}
+	return d.ledger.check(binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:]))
+}
+
+// entry decodes a header and prepares for its content.
+func (d *Reader) entry(how byte) error {
+	flag := d.c.byte(colOps)
+	if d.ledger.n >= maxSources {
+		return formatErr("too many base files without a check")
+	}
+	var n name
+	var err error
+	if d.pending != nil && kindOf(flag) != kindMeta {
+		n, d.pending = *d.pending, nil
+	} else {
+		n, err = d.names.decode(&d.c)
+		if errors.Is(err, errNoName) {
+			err = &BaseError{Path: d.names.dir(), Err: err}
+		}
+		if err != nil {
+			return err
+		}
+		if hasPath(flag) {
+			d.pending = &n
+		}
+	}
+	how, rawPad := how&^madePadding, how&madePadding != 0
+	d.made = content{active: true, how: how, path: n.path, rawPad: rawPad}
+	switch how {
+	case madeBase, madeFrom, madeFromSize:
+		d.made.path = d.basePath(n.path)
+	}
+	var meta []byte
+	switch how {
+	case madeNone:
+	case madeSame, madeBase, madePatch, madeFrom:
+		if err := d.made.open(d.base, &d.page); err != nil {
+			return err
+		}
+		d.made.left = d.made.size
+	case madePatchSize, madeFromSize:
+		d.made.left = int64(d.c.uint(colNum, maxSize))
+		if err := d.made.open(d.base, &d.page); err != nil {
+			return err
+		}
+	case madeLiteral:
+		if kindOf(flag) == kindMeta {
+			meta = d.meta(n)
+			d.made.left = int64(len(meta))
+			break
+		}
+		d.made.left = int64(d.c.uint(colNum, maxSize))
+	}
+	size := d.made.left
+	d.made.pad = int(-size & (blockSize - 1))
+	var link string
+	if flag == '2' && n.path != "" {
+		if link, err = readlink(d.base, &d.ledger, n.path); err != nil {
+			return err
+		}
+	}
+	d.buf = append(d.buf, make([]byte, blockSize)...)
+	d.headers.decode(&d.c, d.buf[len(d.buf)-blockSize:], flag, n, size, link)
+	if meta != nil {
+		d.buf = append(d.buf, meta...)
+		d.made.left = 0
+	}
+	return d.c.err
+}
+
+// basePath decodes the path of a base file by how it differs from an entry's.
+func (d *Reader) basePath(p string) string {
+	head, tail := int(d.c.uint(colNum, maxPath)), int(d.c.uint(colNum, maxPath))
+	mid := d.c.string(colText, int(d.c.uint(colNum, maxPath)))
+	if head+tail > len(p) {
+		d.c.fail("base path out of bounds")
+		return ""
+	}
+	return p[:head] + mid + p[len(p)-tail:]
+}
+
+// meta decodes the content of a PAX or GNU entry; not nil.
+func (d *Reader) meta(n name) []byte {
+	head := int(d.c.uint(colNum, maxMeta))
+	b := append([]byte{}, d.c.bytes(colText, head)...)
+	switch d.c.byte(colNum) {
+	case metaRaw:
+		return b
+	case metaPAX:
+		b = append(b, paxPath(n.raw)...)
+	case metaGNU:
+		b = append(append(b, n.raw...), 0)
+	default:
+		d.c.fail("unknown kind of PAX content")
+	}
+	return append(b, d.c.bytes(colText, int(d.c.uint(colNum, maxMeta)))...)
+}
+
+// content makes the next part of an entry's content.
+func (d *Reader) content() error {
+	m := &d.made
+	switch m.how {
+	case madeZero:
+		n := min(m.left, litPiece)
+		d.buf = append(d.buf, make([]byte, n)...)
+		m.left -= n
+		return nil
+	case madeSame, madeBase:
+		n := min(m.left, litPiece)
+		var err error
+		d.buf, err = m.copy(d.buf, n)
+		return err
+	}
+	if m.exact > 0 || m.add > 0 {
+		return d.copyAdd()
+	}
+	if err := d.fetch(); err != nil {
+		return err
+	}
+	if m.how == madeLiteral {
+		n := min(m.left, litPiece)
+		d.buf = append(d.buf, d.c.bytes(colData, int(n))...)
+		m.left -= n
+		return nil
+	}
+	return d.patch()
+}
+
+// patch does one operation of a patch.
+func (d *Reader) patch() error {
+	m, c := &d.made, &d.c
+	op := c.byte(colOps)
+	if op&^0xf != patchOp {
+		c.fail("unknown patch operation %#x", op)
+		return c.err
+	}
+	if op&patchSeek != 0 {
+		m.pos += c.int(colSeek)
+		if m.pos < 0 || m.pos > m.size {
+			return &BaseError{Path: m.path, Err: errShort}
+		}
+	}
+	if kind := op & patchKind; kind != 0 {
+		n := int64(c.uint(colCopy, maxSize))
+		if n == 0 {
+			n = min(m.left, m.size-m.pos)
+		}
+		if n > m.left {
+			c.fail("copy beyond the end of the entry")
+		}
+		if c.err != nil {
+			return c.err
+		}
+		if kind == patchExact {
+			m.exact = n
+		} else {
+			if n > maxDiffCopy {
+				return formatErr("copy of %d bytes with differences", n)
+			}
+			at := len(d.buf)
+			var err error
+			if d.buf, err = m.copy(d.buf, n); err != nil {
+				return err
+			}
+			d.differ(kind, d.buf[at:])
+		}
+	}
+	if op&patchAdd != 0 {
+		n := c.uint(colAdd, litPiece-1) + 1
+		if int64(n) > m.left-m.exact {
+			c.fail("insertion beyond the end of the entry")
+			return c.err
+		}
+		m.add = int(n)
+	}
+	if op&(patchKind|patchAdd) == 0 {
+		c.fail("patch operation without effect")
+	}
+	if c.err != nil {
+		return c.err
+	}
+	return d.copyAdd()
+}
+
+// copyAdd goes on with an operation: the rest of an exact copy, in parts, and
+// then the insertion.
+func (d *Reader) copyAdd() error {
+	m := &d.made
+	var err error
+	if m.exact > 0 {
+		n := min(m.exact, litPiece)
+		m.exact -= n
+		d.buf, err = m.copy(d.buf, n)
+	}
+	if err == nil && m.exact == 0 && m.add > 0 {
+		d.buf = append(d.buf, d.c.bytes(colData, m.add)...)
+		m.left -= int64(m.add)
+		m.add = 0
+	}
+	return err
+}
+
+// differ adds differences to copied bytes.
+func (d *Reader) differ(kind byte, b []byte) {
+	c := &d.c
+	if kind == patchDense {
+		for i, v := range c.bytes(colDense, len(b)) {
+			b[i] += v
+		}
+		return
+	}
+	at := 0
+	for range c.uint(colGap, maxDiffCopy) {
+		at += int(c.uint(colGap, maxDiffCopy))
+		if at >= len(b) || c.err != nil {
+			c.fail("difference beyond the copy")
+			return
+		}
+		b[at] += c.byte(colSparse)
+		at++
+	}
+}
+
+// endContent pads to the next block and enters the file into the ledger.
+func (d *Reader) endContent() error {
+	m := &d.made
+	if m.rawPad {
+		d.buf = append(d.buf, d.c.bytes(colData, m.pad)...)
+	} else {
+		d.buf = append(d.buf, make([]byte, m.pad)...)
+	}
+	if m.file != nil {
+		d.ledger.add(m.path, m.digest())
+	}
+	m.close()
+	return nil
+}
+
+func readlink(base FileSource, l *ledger, p string) (string, error) {
+	link, err := base.Readlink(p)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", &BaseError{Path: p, Err: err}
+	}
+	l.add(p, crc32.Checksum([]byte(link), castagnoli))
+	return link, nil
+}
