@@ -32,12 +32,15 @@ type (
 // The codecs, by their number in the file.
 const (
 	codecZstd = 1
+	codecLZ   = 2
 )
 
 func newBlockEncoder(codec byte, level int) (blockEncoder, error) {
 	switch codec {
 	case codecZstd:
 		return newZstdEncoder(level)
+	case codecLZ:
+		return &lzBlockEncoder{level: level}, nil
 	}
 	return nil, fmt.Errorf("no codec %d", codec)
 }
@@ -46,6 +49,8 @@ func newBlockDecoder(codec byte) (blockDecoder, error) {
 	switch codec {
 	case codecZstd:
 		return newZstdDecoder()
+	case codecLZ:
+		return &lzBlockDecoder{}, nil
 	}
 	return nil, fmt.Errorf("%w: codec %d", ErrVersion, codec)
 }

@@ -57,7 +57,11 @@ func Create(ctx context.Context, base FileSource, target []LayerTar, w io.Writer
 		return Summary{}, fmt.Errorf("more than %d layers", maxLayers)
 	}
 	out := &counter{w: w}
-	head := append([]byte(magic), Version, codecZstd)
+	codec := byte(codecLZ)
+	if o.Level == 1 {
+		codec = codecZstd
+	}
+	head := append([]byte(magic), Version, codec)
 	head = binary.AppendUvarint(head, uint64(len(target)))
 	for _, l := range target {
 		sum, err := hex.DecodeString(l.DiffID.Encoded())
@@ -69,7 +73,7 @@ func Create(ctx context.Context, base FileSource, target []LayerTar, w io.Writer
 	if _, err := out.Write(head); err != nil {
 		return Summary{}, err
 	}
-	enc, err := newBlockEncoder(codecZstd, o.Level)
+	enc, err := newBlockEncoder(codec, o.Level)
 	if err != nil {
 		return Summary{}, err
 	}
