@@ -70,12 +70,12 @@ func FuzzOperations(f *testing.F) {
 			return
 		}
 		var out bytes.Buffer
-		enc, err := newBlockEncoder(codecZstd, 1)
+		enc, err := newBlockEncoder(codecLZ, 1)
 		if err != nil {
 			t.Fatal(err)
 		}
 		out.WriteString(magic)
-		out.Write([]byte{Version, codecZstd, 1})
+		out.Write([]byte{Version, codecLZ, 1})
 		out.Write(make([]byte, 32))
 		if err := writeBlock(&out, enc, &s); err != nil {
 			t.Fatal(err)
