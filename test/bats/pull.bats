@@ -336,7 +336,7 @@ small_fs() {
 	jailed=$(sed -nE 's/^([0-9]+) +(chroot|pivot_root)\(.*= 0$/^\1 /p' "$BATS_TEST_TMPDIR/trace")
 	other=$(grep -vE "${jailed:-^none }" "$BATS_TEST_TMPDIR/trace" | grep -E 'O_CREAT|O_WRONLY|O_RDWR|O_TMPFILE|^[0-9]+ +(creat|mkdir)' | grep -v ' = -1 ' |
 		grep -oE '"/[^"]*"' | tr -d '"' | sort -u |
-		grep -vE "^$ROOT/(balena\.db|db\.sql|storage\.lock|userns\.lock|secrets|overlay|overlay-layers|overlay-images|overlay-containers|defaultNetworkBackend)(/|$|\.)" |
+		grep -vE "^$ROOT/(balena\.(db|lock)|storage\.lock|userns\.lock|secrets|overlay|overlay-layers|overlay-images|overlay-containers|defaultNetworkBackend)(/|$|\.)" |
 		grep -vE "^$ROOT(/(overlay[a-z-]*|volumes|containers))?$" |
 		grep -vE "^$RUNROOT(/|$)" |
 		grep -vE '^/(dev/null|dev/tty|proc/)' || true)
