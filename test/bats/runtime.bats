@@ -7,8 +7,9 @@ bats_require_minimum_version 1.5.0
 
 setup_file() {
 	: "${BALENA:?start the tests with make test or test/run}"
-	if [ "$(id -u)" -ne 0 ]; then skip "needs root"; fi
-	busybox=$(command -v busybox) || skip "needs busybox-static"
+	[ "$(id -u)" -eq 0 ] || return 0 # setup skips: here it would be a failure
+	local busybox
+	busybox=$(command -v busybox)
 	B=$(mktemp -d "$TMPDIR/rt.XXXX")
 	export B
 	mkdir -p "$B"/rootfs/{bin,dev,etc,proc,sys,tmp}
@@ -23,17 +24,18 @@ setup_file() {
 }
 
 teardown_file() {
-	rm -rf "${B:?}"
+	[ -z "${B-}" ] || rm -rf "$B"
 }
 
 setup() {
+	[ "$(id -u)" -eq 0 ] || skip "needs root"
 	cd "$B" || return 1
 	ID=rt-$$-$BATS_TEST_NUMBER
 	config '.process.args = ["sleep", "1000"]'
 }
 
 teardown() {
-	runtime delete --force "$ID"
+	[ -z "${ID-}" ] || runtime delete --force "$ID"
 }
 
 runtime() { "$BALENA" balena-runc --root "$B/state" "$@"; }
@@ -130,9 +132,9 @@ fails() {
 @test "a running container is deleted by force only" {
 	detached run -d "$ID"
 	fails 1 "cannot delete container $ID that is not stopped: running" delete "$ID"
-	runtime delete --force "$ID"
+	[ -z "${ID-}" ] || runtime delete --force "$ID"
 	fails 1 "container does not exist" delete "$ID"
-	runtime delete --force "$ID"
+	[ -z "${ID-}" ] || runtime delete --force "$ID"
 }
 
 @test "exec: exit code, user, folder, environment, and errors as 255" {
