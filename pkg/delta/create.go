@@ -18,11 +18,15 @@ import (
 
 // Options for Create; the zero value is the default.
 type Options struct {
-	// Level trades time for size, 1 to 9; 0 is the default.
+	// Level trades time for size, 1 to 9; 0 is DefaultLevel. Level 1 uses
+	// zstd, which is also applied three times as fast where much is new.
 	Level int
 	// Progress, if not nil, is told how many bytes of the target are done.
 	Progress func(done int64)
 }
+
+// DefaultLevel is what Create uses when no level is asked for.
+const DefaultLevel = 3
 
 // A Summary says what a delta is made of.
 type Summary struct {

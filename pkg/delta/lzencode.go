@@ -167,14 +167,11 @@ type lzEncoder struct {
 
 func newLZEncoder(col, level int) *lzEncoder {
 	e := &lzEncoder{lzState: *newLZState(col), window: window(col)}
-	switch {
-	case level <= 0:
-		e.depth, e.nice = 96, 128
-	case level < 6:
-		e.depth, e.nice = 8<<(level-1), 32+16*level
-	default:
-		e.depth, e.nice = 96<<(level-6), min(maxMatch, 128+64*(level-6))
+	if level <= 0 {
+		level = DefaultLevel
 	}
+	level = min(level, 9)
+	e.depth, e.nice = [...]int{8, 8, 16, 24, 48, 96, 192, 384, 768, 1536}[level], min(maxMatch, 32+32*max(1, level-2))
 	e.head2, e.head3, e.head4 = newTable(16), newTable(16), newTable(17)
 	e.nodes = make([]lzNode, lzHorizon+maxMatch+1)
 	return e
