@@ -78,5 +78,6 @@ var hints = []struct {
 	{store.ErrDriver, "put --root on ext4, xfs or btrfs, install fuse-overlayfs, or use --storage-driver vfs"},
 	{pull.ErrUnauthorized, "log in with 'balena login REGISTRY', or look whether the image's name is right"},
 	{pull.ErrNoImage, "fetch it with 'balena pull IMAGE'"},
+	{pull.ErrCompressedArchive, "decompress the file first, with 'gunzip', 'zstd -d', 'bunzip2' or 'xz -d': a pull writes no temporary files"},
 	{store.ErrNameInUse, "remove that container with 'balena rm', rename it with 'balena rename', or choose another --name"},
 }

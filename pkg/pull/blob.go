@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"net"
 	"reflect"
@@ -269,6 +270,8 @@ func permanent(err error) bool {
 	var invalid x509.CertificateInvalidError
 	var dns *net.DNSError
 	switch {
+	case errors.Is(err, errArchive), errors.Is(err, fs.ErrNotExist): // a file's contents stay what they are
+		return true
 	case errors.As(err, &unauthorized), errors.As(err, &cert), errors.As(err, &host), errors.As(err, &invalid):
 		return true
 	case errors.As(err, &dns):

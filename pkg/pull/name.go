@@ -10,7 +10,6 @@ import (
 	"go.podman.io/image/v5/docker"
 	dockerarchive "go.podman.io/image/v5/docker/archive"
 	"go.podman.io/image/v5/docker/reference"
-	ociarchive "go.podman.io/image/v5/oci/archive"
 	ocilayout "go.podman.io/image/v5/oci/layout"
 	istorage "go.podman.io/image/v5/storage"
 	"go.podman.io/image/v5/types"
@@ -53,7 +52,7 @@ func isShort(name string) bool {
 var transports = map[string]func(string) (types.ImageReference, error){
 	"docker":         docker.ParseReference,
 	"oci":            ocilayout.ParseReference,
-	"oci-archive":    ociarchive.ParseReference,
+	"oci-archive":    parseOCIArchive,
 	"docker-archive": dockerarchive.ParseReference,
 	"dir":            directory.NewReference,
 }

@@ -236,8 +236,14 @@ func allTags(ctx context.Context, sys *types.SystemContext, src types.ImageRefer
 }
 
 // archiveJobs lists what is in a docker-archive, unless the reference names one
-// image of it.
+// image of it. containers/image would copy what it cannot read at any place to
+// a temporary file.
 func archiveJobs(sys *types.SystemContext, src types.ImageReference) ([]job, func(), error) {
+	f, _, err := openArchive(dockerArchiveFile(src))
+	if err != nil {
+		return nil, nil, err
+	}
+	f.Close()
 	if named := src.DockerReference(); named != nil {
 		return []job{{src, named}}, func() {}, nil
 	}

@@ -324,17 +324,18 @@ small_fs() {
 	"$BALENA" --root "$T/small/root" --runroot "$RUNROOT/small" pull -q "$BUSYBOX" 3>&-
 }
 
-@test "a pull writes no file that is not a layer's content or metadata" {
-	rootless_skip "strace keeps newuidmap from its privileges"
-	command -v strace >/dev/null || skip "no strace"
-	strace -f -qq -e trace=chroot,pivot_root,openat,open,creat,rename,renameat,renameat2,mkdirat,mknodat -o "$BATS_TEST_TMPDIR/trace" \
-		"$BALENA" --root "$ROOT" --runroot "$RUNROOT" pull -q "$REGISTRY/busybox:big" 3>&-
+# assert_only_layers REF...: a pull of REF creates no file that is not a layer's
+# content or metadata
+assert_only_layers() {
+	local trace=$BATS_TEST_TMPDIR/trace
+	strace -f -qq -e trace=chroot,pivot_root,openat,open,creat,rename,renameat,renameat2,mkdirat,mknodat -o "$trace" \
+		"$BALENA" --root "$ROOT" --runroot "$RUNROOT" pull -q "$1" 3>&-
 	# absolute paths that were opened for writing or made; the layers' own files
 	# are opened relative to a directory
 	# below overlay/staging, or by a process whose root is there
 	local other jailed
-	jailed=$(sed -nE 's/^([0-9]+) +(chroot|pivot_root)\(.*= 0$/^\1 /p' "$BATS_TEST_TMPDIR/trace")
-	other=$(grep -vE "${jailed:-^none }" "$BATS_TEST_TMPDIR/trace" | grep -E 'O_CREAT|O_WRONLY|O_RDWR|O_TMPFILE|^[0-9]+ +(creat|mkdir)' | grep -v ' = -1 ' |
+	jailed=$(sed -nE 's/^([0-9]+) +(chroot|pivot_root)\(.*= 0$/^\1 /p' "$trace")
+	other=$(grep -vE "${jailed:-^none }" "$trace" | grep -E 'O_CREAT|O_WRONLY|O_RDWR|O_TMPFILE|^[0-9]+ +(creat|mkdir)' | grep -v ' = -1 ' |
 		grep -oE '"/[^"]*"' | tr -d '"' | sort -u |
 		grep -vE "^$ROOT/(balena\.(db|lock)|storage\.lock|userns\.lock|secrets|overlay|overlay-layers|overlay-images|overlay-containers|defaultNetworkBackend)(/|$|\.)" |
 		grep -vE "^$ROOT(/(overlay[a-z-]*|volumes|containers))?$" |
@@ -345,6 +346,55 @@ small_fs() {
 	local stray
 	stray=$(find "$ROOT" -type f -size +64k -not -path "$ROOT/overlay/*/diff/*" -not -name '*.tar-split*' -not -name balena.db)
 	assert_empty "$stray"
+}
+
+@test "a pull writes no file that is not a layer's content or metadata" {
+	rootless_skip "strace keeps newuidmap from its privileges"
+	command -v strace >/dev/null || skip "no strace"
+	assert_only_layers "$REGISTRY/busybox:big"
+}
+
+@test "nor does a pull from an archive, a layout or a folder" {
+	rootless_skip "strace keeps newuidmap from its privileges"
+	command -v strace >/dev/null || skip "no strace"
+	local t=$BATS_TEST_TMPDIR ref
+	skopeo copy --quiet "oci:$LAYOUTS/busybox:big" "oci-archive:$t/oci.tar:big"
+	skopeo copy --quiet "oci:$LAYOUTS/busybox:big" "docker-archive:$t/docker.tar:example.org/from-archive:1"
+	skopeo copy --quiet "oci:$LAYOUTS/busybox:big" "dir:$t/dir"
+	for ref in "oci-archive:$t/oci.tar:big" "docker-archive:$t/docker.tar" "oci:$LAYOUTS/busybox:big" "dir:$t/dir"; do
+		assert_only_layers "$ref"
+		balena rmi -f "$(balena images -q | head -n 1)" >/dev/null
+		assert_empty "$(balena images -q)"
+	done
+}
+
+@test "an archive that is compressed as a whole is refused, with what to do" {
+	local t=$BATS_TEST_TMPDIR
+	skopeo copy --quiet "oci:$LAYOUTS/busybox:latest" "oci-archive:$t/oci.tar:latest"
+	skopeo copy --quiet "oci:$LAYOUTS/busybox:latest" "docker-archive:$t/docker.tar:example.org/from-archive:1"
+	gzip "$t/oci.tar"
+	zstd -q "$t/docker.tar"
+	run_balena -125 pull "oci-archive:$t/oci.tar.gz:latest"
+	assert_stderr "compressed, with gzip"
+	assert_stderr "hint: .*gunzip"
+	run_balena -125 pull "docker-archive:$t/docker.tar.zst"
+	assert_stderr "compressed, with zstd"
+	gunzip "$t/oci.tar.gz"
+	run_balena pull -q "oci-archive:$t/oci.tar:latest"
+}
+
+@test "an oci-archive with several images asks which" {
+	local t=$BATS_TEST_TMPDIR
+	skopeo copy --quiet "oci:$LAYOUTS/busybox:latest" "oci:$t/layout:one"
+	skopeo copy --quiet "oci:$LAYOUTS/busybox:plain" "oci:$t/layout:two"
+	tar -C "$t/layout" -cf "$t/several.tar" .
+	run_balena -125 pull "oci-archive:$t/several.tar"
+	assert_stderr '"one", "two"'
+	run_balena pull -q "oci-archive:$t/several.tar:two"
+	local two=$output
+	run_balena pull -q "oci-archive:$t/several.tar:@1"
+	assert_output "$two"
+	run_balena image exists localhost/several:two
 }
 
 # ---- access ----------------------------------------------------------------
