@@ -334,7 +334,7 @@ assert_only_layers() {
 	# are opened relative to a directory
 	# below overlay/staging, or by a process whose root is there
 	local other jailed
-	jailed=$(sed -nE 's/^([0-9]+) +(chroot|pivot_root)\(.*= 0$/^\1 /p' "$trace")
+	jailed=$(sed -nE 's/^([0-9]+) +(<\.\.\. )?(chroot|pivot_root)(\(| resumed>).*= 0$/^\1 /p' "$trace")
 	other=$(grep -vE "${jailed:-^none }" "$trace" | grep -E 'O_CREAT|O_WRONLY|O_RDWR|O_TMPFILE|^[0-9]+ +(creat|mkdir)' | grep -v ' = -1 ' |
 		grep -oE '"/[^"]*"' | tr -d '"' | sort -u |
 		grep -vE "^$ROOT/(balena\.(db|lock)|storage\.lock|userns\.lock|secrets|overlay|overlay-layers|overlay-images|overlay-containers|defaultNetworkBackend)(/|$|\.)" |
