@@ -59,5 +59,9 @@ func realMain(args []string, stdin, stdout, stderr *os.File) int {
 	defer e.close()
 	cmd := newRootCmd(e)
 	cmd.SetArgs(args[1:])
-	return e.exitCode(cmd.Execute())
+	// Not on the main thread: whatever waits for another goroutine there costs
+	// two changes of thread.
+	code := make(chan int)
+	go func() { code <- e.exitCode(cmd.Execute()) }()
+	return <-code
 }

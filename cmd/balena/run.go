@@ -152,7 +152,7 @@ func (e *env) foreground(ctx context.Context, eng *run.Engine, s session, start 
 		return err
 	}
 	defer theirs.Close()
-	req := &monitor.AttachRequest{Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr, Lossless: true}
+	req := &monitor.AttachRequest{Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr, Lossless: true, Cleans: s.cleaned}
 	if s.tty {
 		size := e.terminalSize()
 		req.Rows, req.Cols = size.Rows, size.Cols
@@ -164,6 +164,9 @@ func (e *env) foreground(ctx context.Context, eng *run.Engine, s session, start 
 	}
 	theirs.Close()
 	s.conn, s.runDir = ours, eng.Store.BundleDir(c.ID)
+	if s.cleaned {
+		s.clean = func(ctx context.Context) error { return eng.CleanupAttached(ctx, c) }
+	}
 	res, err := e.attach(ctx, s)
 	code := res.Exit.Code
 	switch {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"time"
 
 	"github.com/moby/term"
 	"golang.org/x/sys/unix"
@@ -20,7 +21,8 @@ type session struct {
 	tty                   bool
 	detachKeys            string
 	sigProxy              bool
-	cleaned               bool // also wait for the clean-up
+	cleaned               bool                        // also wait for the clean-up
+	clean                 func(context.Context) error // or do it
 }
 
 // attach runs a session until the process ends or the person detaches. With a
@@ -31,7 +33,7 @@ func (e *env) attach(ctx context.Context, s session) (monitor.Result, error) {
 		return monitor.Result{}, usageError{err}
 	}
 	o := monitor.AttachOptions{
-		RunDir: s.runDir, Conn: s.conn, DetachKeys: keys, Cleaned: s.cleaned,
+		RunDir: s.runDir, Conn: s.conn, DetachKeys: keys, Cleaned: s.cleaned, Clean: s.clean,
 	}
 	if s.stdin {
 		o.Stdin = e.stdin
@@ -106,28 +108,35 @@ func (e *env) watchSize() (<-chan monitor.Size, func()) {
 	}
 }
 
+// proxied are the signals that are passed on from the first moment. The others
+// follow a little later: each that is asked for, or given back, costs two
+// changes of thread, and there are 65, which a short container would wait for.
+var proxied = []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2}
+
 // proxySignals passes the signals that we get on to the process, but for those
-// that are about ourselves.
+// that are about ourselves. After stop they do what they do by default.
 func proxySignals(ctx context.Context, runDir string) (stop func()) {
 	sigs := make(chan os.Signal, 16)
-	signal.Notify(sigs)
+	signal.Notify(sigs, proxied...)
+	others := time.AfterFunc(100*time.Millisecond, func() { signal.Notify(sigs) })
 	done := make(chan struct{})
 	go func() {
-		for {
+		for s := range sigs {
+			switch s {
+			case unix.SIGCHLD, unix.SIGURG, unix.SIGWINCH, unix.SIGPIPE, unix.SIGTTOU, unix.SIGTTIN, unix.SIGTSTP, unix.SIGCONT:
+				continue
+			}
 			select {
-			case s := <-sigs:
-				switch s {
-				case unix.SIGCHLD, unix.SIGURG, unix.SIGWINCH, unix.SIGPIPE, unix.SIGTTOU, unix.SIGTTIN, unix.SIGTSTP, unix.SIGCONT:
-				default:
-					_ = monitor.Signal(ctx, runDir, int(s.(unix.Signal)))
-				}
 			case <-done:
-				return
+				signal.Reset(s)
+				_ = unix.Kill(os.Getpid(), s.(unix.Signal))
+			default:
+				_ = monitor.Signal(ctx, runDir, int(s.(unix.Signal)))
 			}
 		}
 	}()
 	return func() {
-		signal.Stop(sigs)
+		others.Stop()
 		close(done)
 	}
 }

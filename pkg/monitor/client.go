@@ -49,6 +49,10 @@ type AttachOptions struct {
 
 	// Cleaned makes Attach wait for the ExitCommand too, up to a minute.
 	Cleaned bool
+	// Clean does the ExitCommand's work in its place, once the container has
+	// ended; when it fails the ExitCommand runs after all. Only with a Conn whose
+	// AttachRequest has Cleans. Attach waits for the end of the monitor.
+	Clean func(context.Context) error
 }
 
 // Result is how an Attach ended.
@@ -192,7 +196,7 @@ func Attach(ctx context.Context, o AttachOptions) (Result, error) {
 			}
 		}()
 	}
-	res, err := s.receive(o)
+	res, err := s.receive(ctx, o)
 	select {
 	case <-s.detached:
 		return Result{Detached: true}, nil
@@ -249,7 +253,7 @@ func (s *session) sendStdin(o AttachOptions) {
 }
 
 // receive copies output until the exit frame.
-func (s *session) receive(o AttachOptions) (Result, error) {
+func (s *session) receive(ctx context.Context, o AttachOptions) (Result, error) {
 	var res Result
 	buf := make([]byte, ioBuffer)
 	for {
@@ -267,7 +271,15 @@ func (s *session) receive(o AttachOptions) (Result, error) {
 			if err := json.Unmarshal(payload, &res.Exit); err != nil {
 				return res, fmt.Errorf("%w: %w", errFrame, err)
 			}
-			if o.Cleaned {
+			if o.Clean != nil {
+				var rep reply
+				if err := o.Clean(ctx); err != nil {
+					rep.Error = err.Error()
+				}
+				_ = s.conn.SetWriteDeadline(time.Now().Add(stallAttached))
+				_ = writeJSONFrame(s.conn, frameCleaned, rep)
+			}
+			if o.Cleaned || o.Clean != nil {
 				_ = s.conn.SetReadDeadline(time.Now().Add(time.Minute))
 				_, _, _ = readFrame(s.conn, nil) // its end
 			}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +22,9 @@ const LockVar = "BALENA_MONITOR_LOCK"
 // recordFor bounds how long the monitor tries to record an end. What it could
 // not record stays in exit.json for the next command that looks.
 const recordFor = 2 * time.Minute
+
+// cleanFor bounds how long a client that promised to clean up may take.
+const cleanFor = 30 * time.Second
 
 // end makes the container's end known: first durably, then to the runtime, then
 // to those who wait, and at last becomes the ExitCommand.
@@ -46,8 +51,41 @@ func (m *monitor) end(exit Exit) {
 	_ = os.Remove(filepath.Join(m.cfg.RunDir, runFile))
 	_ = os.Remove(filepath.Join(m.cfg.RunDir, pidFile))
 	_ = os.Remove(filepath.Join(m.cfg.RunDir, socketFile))
+	for _, fd := range m.held() {
+		_ = unix.Close(fd)
+	}
 	m.clients.finish(exit)
-	m.exitCommand()
+	if !m.clientCleans() {
+		m.exitCommand()
+	}
+}
+
+// held are the descriptors that are only kept open while the container lives.
+func (m *monitor) held() []int {
+	return append(slices.Clone(m.cfg.HoldFDs), slices.Collect(maps.Values(m.cfg.Links))...)
+}
+
+// clientCleans lets the first client do the ExitCommand's work, if it promised
+// to: it is there with its storage open, which a new process would take longer
+// to be than the work takes. False: it has not, or may not have, done it. One
+// whose start failed waits for this process instead.
+func (m *monitor) clientCleans() bool {
+	if m.first == nil || !m.first.req.Cleans || !m.ran {
+		return false
+	}
+	select {
+	case ok := <-m.first.cleaned:
+		return ok
+	case <-m.first.left:
+	case <-time.After(cleanFor):
+		return false
+	}
+	select { // it may have left after its answer
+	case ok := <-m.first.cleaned:
+		return ok
+	default:
+		return false
+	}
 }
 
 // store opens the engine's database for one call.

@@ -27,6 +27,7 @@ const (
 	frameReply   frameType = 4 // monitor → client: JSON reply to the request
 	frameEOF     frameType = 5 // client → monitor: no more stdin
 	frameExit    frameType = 6 // monitor → client: JSON Exit; nothing follows
+	frameCleaned frameType = 7 // client → monitor: JSON reply to the exit of one that promised to clean up
 )
 
 const (
@@ -57,7 +58,7 @@ func readHeader(r io.Reader) (frameType, int, error) {
 		return 0, 0, err
 	}
 	n := binary.BigEndian.Uint32(h[4:])
-	if h[1]|h[2]|h[3] != 0 || n > maxFrame || frameType(h[0]) > frameExit {
+	if h[1]|h[2]|h[3] != 0 || n > maxFrame || frameType(h[0]) > frameCleaned {
 		return 0, 0, fmt.Errorf("%w: % x", errFrame, h)
 	}
 	return frameType(h[0]), int(n), nil
@@ -121,6 +122,9 @@ type AttachRequest struct {
 	// Lossless makes the container wait for a slow client, as it would for a
 	// full pipe, for up to five minutes without any progress, not ten seconds.
 	Lossless bool `json:",omitempty"`
+	// Cleans is the first client's promise to do the ExitCommand's work when it
+	// gets the exit frame. One that leaves before it said so has not done it.
+	Cleans bool `json:",omitempty"`
 	// Rows and Cols are the size of the client's terminal; 0 leaves it.
 	Rows uint16 `json:",omitempty"`
 	Cols uint16 `json:",omitempty"`

@@ -34,6 +34,8 @@ type box struct {
 	t   *testing.T
 	cfg Config
 	st  *store.Store
+
+	conn *net.UnixConn // of foreground
 }
 
 func testRuntime(t *testing.T) string {
@@ -147,14 +149,15 @@ func (b *box) foreground(o AttachOptions) (Result, error) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.cfg.First = &AttachRequest{Stdin: o.Stdin != nil, Stdout: o.Stdout != nil, Stderr: o.Stderr != nil, Lossless: true, Rows: o.Size.Rows, Cols: o.Size.Cols}
+	b.cfg.First = &AttachRequest{Stdin: o.Stdin != nil, Stdout: o.Stdout != nil, Stderr: o.Stderr != nil, Lossless: true, Cleans: o.Clean != nil, Rows: o.Size.Rows, Cols: o.Size.Cols}
 	_, err = Start(b.cfg, Files{First: theirs})
 	theirs.Close()
 	if err != nil {
 		c.Close()
 		return Result{}, err
 	}
-	o.Conn, o.RunDir = c.(*net.UnixConn), b.cfg.RunDir
+	b.conn = c.(*net.UnixConn)
+	o.Conn, o.RunDir = b.conn, b.cfg.RunDir
 	return Attach(b.t.Context(), o)
 }
 
@@ -431,6 +434,63 @@ func TestExitCommandHoldsLockAndClients(t *testing.T) {
 	}
 	if c := b.record(); c.State.Status == store.StatusExited {
 		t.Fatal("the end of a container to be removed was written to the disk")
+	}
+}
+
+// A client that promised to clean up is waited for, and replaced when it could
+// not, or died.
+func TestClientCleans(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		clean   func(*box) error
+		command bool
+	}{
+		{"does", func(*box) error { return nil }, false},
+		{"fails", func(*box) error { return errors.New("somebody has the lock") }, true},
+		{"dies", func(b *box) error { return b.conn.Close() }, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			done := t.TempDir() + "/done"
+			b := newBox(t, func(c *Config, _ map[string]any) {
+				c.AutoRemove = true
+				c.ExitPath = "/bin/sh"
+				c.ExitCommand = []string{"sh", "-c", "sleep 0.3; touch " + done}
+			}, "true")
+			held := false
+			res, err := b.foreground(AttachOptions{Clean: func(context.Context) error {
+				time.Sleep(50 * time.Millisecond)
+				st, err := ReadState(b.cfg.RunDir)
+				held = err == nil && st.MonitorAlive && !st.Alive && st.Exit != nil
+				return tc.clean(b)
+			}})
+			if err != nil || res.Exit.Code != 0 || !held {
+				t.Fatalf("%+v %v, lock held meanwhile: %v", res, err, held)
+			}
+			if tc.name == "dies" {
+				if err := WaitGone(t.Context(), b.cfg.RunDir); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := os.Stat(done); (err == nil) != tc.command {
+				t.Fatalf("the exit command ran: %v", err == nil)
+			}
+		})
+	}
+}
+
+// The promise does not count when the start fails: whoever made it then waits
+// for the exit command.
+func TestClientCleansNoFailedStart(t *testing.T) {
+	done := t.TempDir() + "/done"
+	b := newBox(t, func(c *Config, _ map[string]any) {
+		c.AutoRemove = true
+		c.ExitPath = "/bin/sh"
+		c.ExitCommand = []string{"sh", "-c", "touch " + done}
+	}, "nonesuch")
+	_, err := b.foreground(AttachOptions{Clean: func(context.Context) error { return nil }})
+	var se *StartError
+	if _, serr := os.Stat(done); !errors.As(err, &se) || serr != nil {
+		t.Fatal(err, serr)
 	}
 }
 

@@ -31,6 +31,8 @@ type monitor struct {
 	status  *os.File // to the starter; nil once it was told
 	self    RunFile  // what run.json says
 	oldOOM  string
+	first   *client // Config.First
+	ran     bool    // the starter was told that the container runs
 
 	mu       sync.Mutex
 	pid      int  // of the container's first process; 0 when it does not run
@@ -340,9 +342,15 @@ func (m *monitor) once() (Exit, time.Duration) {
 	m.writeRun()
 	m.io.pump(m.log, &m.clients)
 	m.report(report{Pid: pid})
-	settle()
+	m.ran = true
 
-	ws := <-ended
+	var ws unix.WaitStatus
+	select {
+	case ws = <-ended:
+	case <-time.After(settleAfter): // not worth it before
+		settle()
+		ws = <-ended
+	}
 	exit := Exit{Code: exitCode(ws), Time: time.Now()}
 	m.mu.Lock()
 	m.pid = 0
@@ -367,6 +375,7 @@ func (m *monitor) attachFirst() error {
 	}
 	m.io.rows, m.io.cols = m.cfg.First.Rows, m.cfg.First.Cols
 	c := newClient(uc, *m.cfg.First)
+	m.first = c
 	m.clients.add(c) // before anything runs, so that nothing is missed
 	go m.attached(c)
 	return nil

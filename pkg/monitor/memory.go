@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,6 +27,10 @@ func stayLean() {
 // leanEnv is in a monitor's environment: what Go sets up for a second processor
 // before main stays in memory.
 const leanEnv = "GOMAXPROCS=1"
+
+// settleAfter is how long a container must have run before settle: it takes
+// milliseconds that the end of a short one would wait for.
+const settleAfter = 500 * time.Millisecond
 
 // settle is called when the container runs and the monitor has nothing more to
 // do: of the program's 20 MB, it then needs a few pages. Those that only its

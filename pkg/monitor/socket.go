@@ -51,10 +51,13 @@ type client struct {
 	stall  time.Duration
 	mu     sync.Mutex // one frame at a time
 	broken bool
+
+	cleaned chan bool     // what became of the promise to clean up
+	left    chan struct{} // closed when nothing more is read from it
 }
 
 func newClient(conn *net.UnixConn, req AttachRequest) *client {
-	c := &client{conn: conn, req: req, stall: stallAttached}
+	c := &client{conn: conn, req: req, stall: stallAttached, cleaned: make(chan bool, 1), left: make(chan struct{})}
 	if req.Lossless {
 		c.stall = stallLossless
 	}
@@ -271,6 +274,7 @@ func (m *monitor) attach(c *client) {
 
 func (m *monitor) attached(c *client) {
 	defer m.clients.remove(c)
+	defer close(c.left)
 	if c.req.Rows > 0 && c.req.Cols > 0 {
 		_ = m.io.resize(c.req.Rows, c.req.Cols)
 	}
@@ -288,6 +292,13 @@ func (m *monitor) attached(c *client) {
 			break
 		}
 		switch {
+		case t == frameCleaned:
+			var rep reply
+			ok := json.Unmarshal(buf[:n], &rep) == nil && rep.Error == ""
+			select {
+			case c.cleaned <- ok:
+			default: // said already
+			}
 		case !c.req.Stdin:
 		case t == frameStdin:
 			m.io.writeStdin(buf[:n])

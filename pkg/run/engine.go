@@ -45,6 +45,15 @@ func (e *Engine) Find(ctx context.Context, ref string) (*store.Container, error)
 // lock takes the lock under which a container is started, removed or renamed.
 // It waits for whoever has it: such work takes well below a second.
 func (e *Engine) lock(ctx context.Context, id string) (release func(), err error) {
+	return e.lockBy(id, func(f *os.File) error { return flock(ctx, f, unix.LOCK_EX) })
+}
+
+// tryLock is lock, but fails when somebody has it.
+func (e *Engine) tryLock(id string) (release func(), err error) {
+	return e.lockBy(id, func(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+}
+
+func (e *Engine) lockBy(id string, take func(*os.File) error) (release func(), err error) {
 	path := e.lockPath(id)
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return nil, fmt.Errorf("locking container %s: %w", short(id), err)
@@ -54,7 +63,7 @@ func (e *Engine) lock(ctx context.Context, id string) (release func(), err error
 		if err != nil {
 			return nil, fmt.Errorf("locking container %s: %w", short(id), err)
 		}
-		if err := flock(ctx, f, unix.LOCK_EX); err != nil {
+		if err := take(f); err != nil {
 			f.Close()
 			return nil, fmt.Errorf("locking container %s: %w", short(id), err)
 		}

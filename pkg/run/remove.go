@@ -81,9 +81,45 @@ func (e *Engine) Cleanup(ctx context.Context, id string) error {
 		return err
 	}
 	if c.Config.AutoRemove {
+		e.unmountHere(id)
 		return e.remove(ctx, c, true)
 	}
 	return nil
+}
+
+// CleanupAttached is Cleanup in the command that was attached to a container
+// with --rm, while the container's monitor waits for it. The monitor may be
+// killed meanwhile, so the container's own lock keeps others off. Who has it
+// may wait for the monitor: then the work is left to the monitor.
+func (e *Engine) CleanupAttached(ctx context.Context, c *store.Container) error {
+	release, err := e.tryLock(c.ID)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := e.clean(ctx, c.ID); err != nil {
+		return err
+	}
+	err = e.remove(ctx, c, true)
+	if errors.Is(err, store.ErrNoContainer) {
+		return removeIfThere(e.lockPath(c.ID)) // made by the lock taken here
+	}
+	return err
+}
+
+// unmountHere unmounts the rootfs that a monitor's mount namespace still has,
+// where the removal of the layer would go through all of the image's files.
+func (e *Engine) unmountHere(id string) {
+	layers, err := e.Store.Layers()
+	if err != nil {
+		return
+	}
+	lc, err := layers.Container(id)
+	if err != nil {
+		return
+	}
+	merged := filepath.Join(e.Store.Root(), layers.GraphDriverName(), lc.LayerID, "merged")
+	_ = unix.Unmount(merged, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 }
 
 // clean removes what a run leaves outside the store: the runtime's state and
