@@ -355,3 +355,33 @@ func TestDamagedDelta(t *testing.T) {
 		t.Errorf("newer version: %v", err)
 	}
 }
+
+// TestTarSource: layers merge as an unpacker merges them.
+func TestTarSource(t *testing.T) {
+	hard := file{tar.Header{Typeflag: tar.TypeLink, Name: "usr/bin/hard", Linkname: "bin/one"}, nil}
+	s := tarSource(t,
+		pack(t, []file{dir("usr/"), dir("usr/bin/"), link("bin", "usr/bin"), reg("bin/one", "1"), hard, reg("gone", "x"), dir("d/"), reg("d/old", "x"), reg("becomes/folder", "x"), link("up", "../../usr")}),
+		pack(t, []file{reg(".wh.gone", ""), dir("d/"), reg("d/.wh..wh..opq", ""), reg("d/new", "y"), reg("up/bin/two", "2"), reg("becomes", "file")}))
+	for p, want := range map[string]string{
+		"": "becomes bin d up usr", "usr/bin": "hard one two", "d": "new",
+	} {
+		ents, err := s.ReadDir(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, e := range ents {
+			names = append(names, e.Name)
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("%q has %s instead of %s", p, got, want)
+		}
+	}
+	f, err := s.Open("usr/bin/hard")
+	if err != nil || f.Size() != 1 {
+		t.Errorf("hard link: %v", err)
+	}
+	if _, err := s.Open("bin/one"); err == nil {
+		t.Error("a link was followed")
+	}
+}

@@ -219,7 +219,8 @@ func (d *lzDecoder) part(out, in []byte, size int) ([]byte, bool) {
 				d.state = afterRep(d.state)
 			}
 		}
-		if n > end-len(out) || d.over {
+		// The distance has to fit an int of 32 bits, too.
+		if n > end-len(out) || d.over || uint64(d.reps[0]) >= uint64(d.window) {
 			return out, false
 		}
 		var ok bool

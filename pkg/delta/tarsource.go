@@ -90,20 +90,9 @@ func (s *TarSource) addLayer(ctx context.Context, i int, l LayerTar) error {
 func (s *TarSource) add(layer int, h *tar.Header, r io.Reader) error {
 	p := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
 	dir, base := path.Split(p)
-	parent := s.root
-	for _, c := range strings.Split(strings.TrimSuffix(dir, "/"), "/") {
-		if c == "" {
-			continue
-		}
-		next := parent.children[c]
-		if next == nil {
-			next = &node{mode: fs.ModeDir, layer: layer}
-			parent.put(c, next)
-		}
-		if next.mode != fs.ModeDir {
-			return nil // where this ends up is the unpacker's affair
-		}
-		parent = next
+	parent := s.folder(dir, layer)
+	if parent == nil {
+		return nil // an unpacker would fail
 	}
 	if hidden, ok := strings.CutPrefix(base, ".wh."); ok {
 		for name, c := range parent.children {
@@ -126,7 +115,12 @@ func (s *TarSource) add(layer int, h *tar.Header, r io.Reader) error {
 	case tar.TypeSymlink:
 		n.mode, n.link = fs.ModeSymlink, h.Linkname
 	case tar.TypeLink:
-		to := s.find(strings.TrimPrefix(path.Clean("/"+h.Linkname), "/"))
+		dir, name := path.Split(path.Clean("/" + h.Linkname))
+		from := s.folder(dir, layer)
+		if from == nil {
+			return nil
+		}
+		to := from.children[name]
 		if to == nil || to.mode == fs.ModeDir {
 			return nil
 		}
@@ -145,6 +139,45 @@ func (s *TarSource) add(layer int, h *tar.Header, r io.Reader) error {
 		parent.put(base, n)
 	}
 	return nil
+}
+
+// folder finds a folder as an unpacker would, which makes those that are missing
+// and follows symbolic links within the image.
+func (s *TarSource) folder(dir string, layer int) *node {
+	at := []*node{s.root}
+	links := 0
+	for rest := dir; rest != ""; {
+		var c string
+		c, rest, _ = strings.Cut(rest, "/")
+		here := at[len(at)-1]
+		switch c {
+		case "", ".":
+			continue
+		case "..":
+			at = at[:max(1, len(at)-1)]
+			continue
+		}
+		next := here.children[c]
+		if next == nil {
+			next = &node{mode: fs.ModeDir, layer: layer}
+			here.put(c, next)
+		}
+		switch next.mode {
+		case fs.ModeDir:
+			at = append(at, next)
+		case fs.ModeSymlink:
+			if links++; links > 40 {
+				return nil
+			}
+			if strings.HasPrefix(next.link, "/") {
+				at = at[:1]
+			}
+			rest = next.link + "/" + rest
+		default:
+			return nil
+		}
+	}
+	return at[len(at)-1]
 }
 
 func (n *node) put(name string, c *node) {
