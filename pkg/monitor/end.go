@@ -57,6 +57,13 @@ func (m *monitor) end(exit Exit) {
 	m.clients.finish(exit)
 	if !m.clientCleans() {
 		m.exitCommand()
+		return
+	}
+	// Now, not when the kernel has taken this process to pieces: whoever waits
+	// need not wait for that.
+	m.lock.Close()
+	for _, c := range m.clients.rest() {
+		c.conn.Close()
 	}
 }
 
