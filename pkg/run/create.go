@@ -21,7 +21,13 @@ import (
 // Create makes a container of a local image, given by its ID, and does not
 // start it. What the options leave open comes from the image. store.ErrNameInUse, ErrOptions.
 func (e *Engine) Create(ctx context.Context, o *Options, imageID string) (*store.Container, error) {
-	return e.create(ctx, o, imageID, newID(), false)
+	id := newID()
+	done, err := e.mark(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return e.create(ctx, o, imageID, id, false)
 }
 
 // Run makes a container and starts it. Of a container that could not be
@@ -33,6 +39,11 @@ func (e *Engine) Run(ctx context.Context, o *Options, imageID string, so StartOp
 		return nil, err
 	}
 	defer release()
+	done, err := e.mark(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	c, err := e.create(ctx, o, imageID, id, true)
 	if err != nil {
 		return nil, errors.Join(err, removeIfThere(e.lockPath(id)))
@@ -68,11 +79,6 @@ func (e *Engine) create(ctx context.Context, o *Options, imageID, id string, sta
 	if err := e.checkNameFree(ctx, c.Name); err != nil {
 		return nil, err
 	}
-	mark, err := e.mark(ctx, c.ID)
-	if err != nil {
-		return nil, err
-	}
-	defer mark()
 	if err := e.createLayer(c); err != nil {
 		return nil, fmt.Errorf("creating a container from %s: %w", o.Image, err)
 	}
@@ -167,15 +173,19 @@ func (e *Engine) removeLayer(id string) error {
 	if err != nil {
 		return err
 	}
-	if err := layers.DeleteContainer(id); err != nil &&
-		!errors.Is(err, storage.ErrContainerUnknown) && !errors.Is(err, storage.ErrNotAContainer) {
+	err = layers.DeleteContainer(id)
+	if errors.Is(err, storage.ErrContainerUnknown) || errors.Is(err, storage.ErrNotAContainer) {
+		// Creation makes the layer first: it may be all that there is.
+		err = layers.DeleteLayer(id)
+	}
+	if err != nil && !errors.Is(err, storage.ErrLayerUnknown) && !errors.Is(err, storage.ErrNotALayer) {
 		return fmt.Errorf("removing the layer of container %s: %w", short(id), err)
 	}
 	return nil
 }
 
 // mark notes, on tmpfs, that a layer is about to exist that no record names
-// yet, or, as ID.rm, that a record goes before its folders; the mark is locked
+// yet, that a record is about to say so of a start, or, as ID.rm, that a record goes before its folders; the mark is locked
 // as long as its maker lives, so that Sweep knows what nobody will finish.
 func (e *Engine) mark(ctx context.Context, name string) (done func(), err error) {
 	dir := e.creatingDir()

@@ -269,12 +269,19 @@ func (e *Engine) sweepMark(ctx context.Context, name string) error {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil // its maker lives
 	}
-	if _, err := e.Find(ctx, id); errors.Is(err, store.ErrNoContainer) {
-		if err := errors.Join(e.removeLayer(id), e.removeRunFiles(id)); err != nil {
+	switch _, err := e.Find(ctx, id); {
+	case errors.Is(err, store.ErrNoContainer):
+		err = errors.Join(e.removeLayer(id), e.removeRunFiles(id))
+		if err != nil {
 			return err
 		}
-	} else if err != nil {
+	case err != nil:
 		return err
+	default:
+		// Recorded as started, and perhaps never given to a monitor.
+		if err := e.settleLocked(ctx, id); err != nil {
+			return err
+		}
 	}
 	return removeIfThere(path)
 }

@@ -219,6 +219,11 @@ func (e *Engine) monitorGone(ctx context.Context, id string) error {
 	if err := monitor.WaitGone(ctx, e.Store.BundleDir(id)); err != nil {
 		return err
 	}
+	return e.settleLocked(ctx, id)
+}
+
+// settleLocked is settle for a container whose lock the caller does not hold.
+func (e *Engine) settleLocked(ctx context.Context, id string) error {
 	release, err := e.lock(ctx, id)
 	if err != nil {
 		return err
