@@ -122,7 +122,8 @@ func TestStageAndCommit(t *testing.T) {
 	if fmt.Sprint(rec.UIDs, rec.GIDs) != "[0 7 9] [0 8]" || rec.CompressedDigest != l.Blob || !IsDurable(rec.Flags) {
 		t.Errorf("record: %+v", rec)
 	}
-	rc, err := w.Reread(d)
+	plain := archive.Uncompressed
+	rc, err := st.Diff("", l.ID, &storage.DiffOptions{Compression: &plain})
 	if err != nil {
 		t.Fatal(err)
 	}

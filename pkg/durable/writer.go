@@ -11,7 +11,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.podman.io/storage"
 	graphdriver "go.podman.io/storage/drivers"
-	"go.podman.io/storage/pkg/archive"
 	"golang.org/x/sys/unix"
 )
 
@@ -277,19 +276,4 @@ func (v *verifier) Read(p []byte) (int, error) {
 		v.err = err
 	}
 	return n, err
-}
-
-// Reread opens the uncompressed tar of a layer that is in the store with this
-// content, under whatever ID, or gives nil. The store stays locked until the
-// stream is closed.
-func (w *Writer) Reread(diffID digest.Digest) (io.ReadCloser, error) {
-	layers, err := w.st.LayersByUncompressedDigest(diffID)
-	if errors.Is(err, storage.ErrLayerUnknown) || (err == nil && len(layers) == 0) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	plain := archive.Uncompressed
-	return w.st.Diff("", layers[0].ID, &storage.DiffOptions{Compression: &plain})
 }

@@ -16,6 +16,7 @@ import (
 	"go.podman.io/image/v5/manifest"
 	istorage "go.podman.io/image/v5/storage"
 	"go.podman.io/image/v5/types"
+	"go.podman.io/storage"
 
 	"github.com/balena-os/balena/pkg/durable"
 )
@@ -25,11 +26,12 @@ import (
 // is written when all of them are there. It survives a second run of
 // copy.Image, so that one bad blob does not cost the others.
 type destination struct {
-	w    *durable.Writer
-	plan *plan
-	src  *source
-	tell func(Event)
-	fail context.CancelCauseFunc // stops the other layers
+	w      *durable.Writer
+	layers storage.Store
+	plan   *plan
+	src    *source
+	tell   func(Event)
+	fail   context.CancelCauseFunc // stops the other layers
 
 	mu      sync.Mutex
 	asked   map[digest.Digest]int // TryReusingBlob calls of this run
@@ -167,10 +169,13 @@ func (d *destination) waitForTwin(ctx context.Context, l *layer) error {
 // reread stages a layer from the same content elsewhere in the store. What
 // cannot be read back is fetched instead, without a word.
 func (d *destination) reread(ctx context.Context, l *layer) (*durable.Staged, error) {
-	if !d.w.CanStage() { // reading locks the store that writing needs
+	same, err := d.layers.LayersByUncompressedDigest(l.diffID)
+	if err != nil || len(same) == 0 || !d.w.CanStage() {
 		return nil, nil
 	}
-	tar, err := d.w.Reread(l.diffID)
+	// Not by the store's Diff: it would hold the lock of the layers while staging
+	// takes that of the driver, and others take the two the other way round.
+	tar, err := assemble(d.layers, &same[0])
 	if err != nil || tar == nil {
 		return nil, nil
 	}

@@ -328,7 +328,7 @@ func (p *puller) pullOne(ctx context.Context, sys *types.SystemContext, policy *
 		return Image{}, err
 	}
 	defer done()
-	d = &destination{w: p.w, plan: pl, src: src, tell: tell}
+	d = &destination{w: p.w, layers: p.layers, plan: pl, src: src, tell: tell}
 	var img Image
 	d.commit = func(top []byte, signatures [][]byte) error {
 		img, err = p.writeImage(pl, top, src.config[pl.config.Digest], signatures, j.name)

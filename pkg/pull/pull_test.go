@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -458,6 +459,56 @@ func TestPullSharedContent(t *testing.T) {
 			t.Errorf("layer %d differs", i)
 		}
 	}
+}
+
+// Layers whose content the store has under another parent are made from it, by
+// several pulls at once. That reads one layer while it stages another: were the
+// first to hold the layers' lock meanwhile, pulls would wait for each other for
+// ever.
+func TestPullSharedContentSideBySide(t *testing.T) {
+	st, _ := openTestStore(t, "overlay")
+	reg := newTestRegistry(t)
+	var parts []testLayer
+	for i := range 6 {
+		parts = append(parts, gz(tarFile(t, fmt.Sprintf("part%d", i), 1<<20)))
+	}
+	reg.image("base", "amd64", parts...)
+	mustPull(t, st, reg.host()+"/a:base", Options{})
+	var wg sync.WaitGroup
+	for i := range 8 {
+		tag := fmt.Sprintf("v%d", i)
+		rotated := append(append([]testLayer{gz(tarFile(t, tag, 10))}, parts[i%6:]...), parts[:i%6]...)
+		reg.image(tag, "amd64", rotated...)
+		wg.Go(func() {
+			if _, err := Pull(t.Context(), st, reg.host()+"/a:"+tag, Options{Parallel: 4}); err != nil {
+				t.Errorf("%s: %v", tag, err)
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(2 * time.Minute):
+		panic("the pulls wait for each other")
+	}
+}
+
+// tarFile is a layer of one file of n bytes.
+func tarFile(t testing.TB, name string, n int) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(n)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(w, randomBytes(n, uint64(len(name))+uint64(n))); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }
 
 func TestPullCancelled(t *testing.T) {
