@@ -277,12 +277,10 @@ func (e *Engine) sweepMark(ctx context.Context, name string) error {
 		}
 	case err != nil:
 		return err
-	default:
-		// Recorded as started, and perhaps never given to a monitor.
-		if err := e.settleLocked(ctx, id); err != nil {
-			return err
-		}
 	}
+	// A container that was recorded as started and never got a monitor is shown
+	// as what it is, and settled by whoever works on it. Not here: its lock goes
+	// before the mark that is held now.
 	return removeIfThere(path)
 }
 
