@@ -21,13 +21,7 @@ import (
 // Create makes a container of a local image, given by its ID, and does not
 // start it. What the options leave open comes from the image. store.ErrNameInUse, ErrOptions.
 func (e *Engine) Create(ctx context.Context, o *Options, imageID string) (*store.Container, error) {
-	id := newID()
-	done, err := e.mark(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	return e.create(ctx, o, imageID, id, false)
+	return e.create(ctx, o, imageID, newID(), false)
 }
 
 // Run makes a container and starts it. Of a container that could not be
@@ -39,11 +33,6 @@ func (e *Engine) Run(ctx context.Context, o *Options, imageID string, so StartOp
 		return nil, err
 	}
 	defer release()
-	done, err := e.mark(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
 	c, err := e.create(ctx, o, imageID, id, true)
 	if err != nil {
 		return nil, errors.Join(err, removeIfThere(e.lockPath(id)))
@@ -79,6 +68,11 @@ func (e *Engine) create(ctx context.Context, o *Options, imageID, id string, sta
 	if err := e.checkNameFree(ctx, c.Name); err != nil {
 		return nil, err
 	}
+	done, err := e.mark(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	if err := e.createLayer(c); err != nil {
 		return nil, fmt.Errorf("creating a container from %s: %w", o.Image, err)
 	}
@@ -185,7 +179,7 @@ func (e *Engine) removeLayer(id string) error {
 }
 
 // mark notes, on tmpfs, that a layer is about to exist that no record names
-// yet, that a record is about to say so of a start, or, as ID.rm, that a record goes before its folders; the mark is locked
+// yet, or, as ID.rm, that a record goes before its folders; the mark is locked
 // as long as its maker lives, so that Sweep knows what nobody will finish.
 func (e *Engine) mark(ctx context.Context, name string) (done func(), err error) {
 	dir := e.creatingDir()
