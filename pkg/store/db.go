@@ -28,9 +28,10 @@ const (
 	BucketNetworks   = "networks"   // network name → its record
 	BucketAddresses  = "addresses"  // network name/IP address → container ID
 	BucketPulls      = "pulls"      // pull ID → what is being pulled
+	BucketRegistries = "registries" // HOST[:PORT] → what a registry can do
 )
 
-var buckets = []string{BucketContainers, BucketNames, BucketVolumes, BucketNetworks, BucketAddresses, BucketPulls}
+var buckets = []string{BucketContainers, BucketNames, BucketVolumes, BucketNetworks, BucketAddresses, BucketPulls, BucketRegistries}
 
 // Errors that callers tell apart.
 var (
