@@ -24,6 +24,7 @@ require (
 	github.com/opencontainers/runtime-spec v1.3.0
 	github.com/opencontainers/selinux v1.15.1
 	github.com/rootless-containers/rootlesskit/v3 v3.3.0
+	github.com/seccomp/libseccomp-golang v0.12.0
 	github.com/sirupsen/logrus v1.10.2
 	github.com/spf13/cobra v1.10.2
 	github.com/spf13/pflag v1.0.10
@@ -71,7 +72,6 @@ require (
 	github.com/mrunalp/fileutils v0.5.1 // indirect
 	github.com/proglottis/gpgme v0.1.6 // indirect
 	github.com/russross/blackfriday/v2 v2.1.0 // indirect
-	github.com/seccomp/libseccomp-golang v0.12.0 // indirect
 	github.com/secure-systems-lab/go-securesystemslib v0.11.0 // indirect
 	github.com/sigstore/fulcio v1.8.7 // indirect
 	github.com/sigstore/sigstore v1.10.8 // indirect
@@ -108,6 +108,8 @@ replace (
 	github.com/mattn/go-runewidth => ./third_party/go-runewidth
 	// SQLite in C: the blob-info cache is in memory instead.
 	github.com/mattn/go-sqlite3 => ./third_party/go-sqlite3
+	// Compiles the same seccomp filter at each start (12 ms).
+	github.com/seccomp/libseccomp-golang => ./third_party/libseccomp-golang
 	// A registry of algorithms in protobuf; signing and verifying stay.
 	github.com/sigstore/sigstore => ./third_party/sigstore
 )

@@ -112,6 +112,7 @@ func create(ctx context.Context, o CreateOptions, a action) (int, error) {
 		return -1, err
 	}
 	l := &launch{
+		root:      o.Root,
 		container: c,
 		stdio:     o.Stdio,
 		action:    a,

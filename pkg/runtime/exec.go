@@ -62,6 +62,7 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (int, error) {
 		return -1, err
 	}
 	l := &launch{
+		root:      c.root,
 		container: c.lc,
 		stdio:     o.Stdio,
 		action:    actionExec,

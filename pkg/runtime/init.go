@@ -22,6 +22,7 @@ const initPipeEnv = "_LIBCONTAINER_INITPIPE"
 // at once. main calls it first, before arguments are looked at.
 func Init() {
 	if os.Getenv(initPipeEnv) != "" {
+		takeFilter()
 		libcontainer.Init()
 	}
 }

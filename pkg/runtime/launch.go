@@ -29,6 +29,7 @@ const (
 // launch brings one process of a container to life: its first one, or one
 // that joins it.
 type launch struct {
+	root      string // the state folder
 	container *libcontainer.Container
 	stdio     Stdio
 	action    action
@@ -83,6 +84,11 @@ func (l *launch) run(ctx context.Context, p *specs.Process) (_ int, err error) {
 		process.PidfdSocket = f
 	}
 
+	config := l.container.Config()
+	if f := passFilter(l.root, config.Seccomp); f != nil {
+		defer f.Close()
+		process.ExtraFiles = append(process.ExtraFiles, f) // init keeps it to itself
+	}
 	if l.action == actionCreate {
 		err = l.container.Start(process)
 	} else {
