@@ -34,6 +34,14 @@ const (
 	blobIdle = 60 * time.Second
 )
 
+// patience says how long a blob is waited for.
+type patience struct {
+	idle        time.Duration // how long a connection may be silent
+	first, more int           // tries in a row before anything arrived, and then
+}
+
+var blobPatience = patience{idle: blobIdle, first: blobFirstTries, more: blobTries}
+
 // Variables for tests.
 var (
 	backoffFirst = 500 * time.Millisecond
@@ -60,11 +68,12 @@ type blob struct {
 	cache    types.BlobInfoCache
 	size     int64 // as the manifest says; -1 if it does not
 	progress func(digest.Digest, int64)
+	patience
 
 	body   io.ReadCloser
 	cancel context.CancelFunc // ends the current request
-	idle   *time.Timer
-	at     int64 // bytes delivered
+	timer  *time.Timer        // of the connection's silence
+	at     int64              // bytes delivered
 
 	tries, reconnects int
 	lastAt            int64 // where the stream broke last
@@ -85,7 +94,7 @@ func (b *blob) open() error {
 
 func (b *blob) connect() error {
 	ctx, cancel := context.WithCancel(b.ctx)
-	idle := time.AfterFunc(blobIdle, cancel)
+	timer := time.AfterFunc(b.idle, cancel)
 	var body io.ReadCloser
 	var err error
 	if b.at == 0 {
@@ -98,11 +107,11 @@ func (b *blob) connect() error {
 		body, err = openAt(ctx, b.src, b.info, b.cache, b.at)
 	}
 	if err != nil {
-		idle.Stop()
+		timer.Stop()
 		cancel()
 		return err
 	}
-	b.body, b.cancel, b.idle = body, cancel, idle
+	b.body, b.cancel, b.timer = body, cancel, timer
 	return nil
 }
 
@@ -110,7 +119,7 @@ func (b *blob) disconnect() {
 	if b.body == nil {
 		return
 	}
-	b.idle.Stop()
+	b.timer.Stop()
 	b.body.Close()
 	b.cancel()
 	b.body = nil
@@ -133,9 +142,9 @@ func (b *blob) pause(cause error) error {
 	b.lastAt = b.at
 	b.tries++
 	b.reconnects++
-	limit := blobTries
+	limit := b.more
 	if b.at == 0 {
-		limit = blobFirstTries
+		limit = b.first
 	}
 	if b.tries >= limit || b.reconnects > blobReconnects {
 		return &fetchError{fmt.Errorf("broke off at byte %d of %d, after %d tries: %w", b.at, b.size, b.tries, cause)}
@@ -163,7 +172,7 @@ func (b *blob) Read(p []byte) (int, error) {
 				continue
 			}
 		}
-		b.idle.Reset(blobIdle)
+		b.timer.Reset(b.idle)
 		n, err := b.body.Read(p)
 		b.at += int64(n)
 		if b.size >= 0 && b.at > b.size {

@@ -37,6 +37,8 @@ type destination struct {
 	asked   map[digest.Digest]int // TryReusingBlob calls of this run
 	next    int                   // the layer that is to be committed next
 	refetch map[digest.Digest]bool
+	failed  error // of layers that a delta made, when they were committed
+	fetched int64 // bytes of the blobs that came whole
 
 	signatures [][]byte
 	commit     func(top []byte, signatures [][]byte) error
@@ -117,19 +119,23 @@ func (d *destination) TryReusingBlob(ctx context.Context, info types.BlobInfo, _
 }
 
 func (d *destination) reuse(ctx context.Context, l *layer) (bool, error) {
-	d.mu.Lock()
-	there := l.committed() || l.staged != nil // in an earlier run
-	d.mu.Unlock()
-	if there {
-		return true, nil
-	}
-	if l.release == nil {
+	if l.expected != nil {
 		d.tell(Event{Layer: l.blob.Digest, State: Waiting, Total: l.blob.Size})
-		release, err := d.w.Claim(ctx, l.id)
-		if err != nil {
-			return false, err
+		select {
+		case <-l.expected:
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
 		}
-		l.release = release
+	}
+	d.mu.Lock()
+	there := l.committed() || l.staged != nil // in an earlier run, or from a delta
+	failed := d.failed
+	d.mu.Unlock()
+	if there || failed != nil {
+		return there, failed
+	}
+	if err := d.claim(ctx, l); err != nil {
+		return false, err
 	}
 	has, err := d.w.Has(l.id, l.diffID)
 	if err != nil {
@@ -148,6 +154,20 @@ func (d *destination) reuse(ctx context.Context, l *layer) (bool, error) {
 	}
 	d.tell(Event{Layer: l.blob.Digest, State: Exists, Done: l.blob.Size, Total: l.blob.Size})
 	return true, d.arrived(ctx, l, staged)
+}
+
+// claim waits until no other pull works on the layer.
+func (d *destination) claim(ctx context.Context, l *layer) error {
+	if l.release != nil {
+		return nil
+	}
+	d.tell(Event{Layer: l.blob.Digest, State: Waiting, Total: l.blob.Size})
+	release, err := d.w.Claim(ctx, l.id)
+	if err != nil {
+		return err
+	}
+	l.release = release
+	return nil
 }
 
 // waitForTwin waits for an earlier layer of this image with the same content.
@@ -228,6 +248,9 @@ func (d *destination) extract(ctx context.Context, stream io.Reader, l *layer) e
 		}
 		return d.contentError(l, in, err)
 	}
+	d.mu.Lock()
+	d.fetched += max(0, l.blob.Size)
+	d.mu.Unlock()
 	d.tell(Event{Layer: l.blob.Digest, State: Extracted, Done: l.blob.Size, Total: l.blob.Size})
 	return d.arrived(ctx, l, staged)
 }

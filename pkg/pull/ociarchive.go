@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,6 +18,8 @@ import (
 	ociarchive "go.podman.io/image/v5/oci/archive"
 	ocilayout "go.podman.io/image/v5/oci/layout"
 	"go.podman.io/image/v5/types"
+
+	"github.com/balena-os/balena/pkg/delta"
 )
 
 // ociArchiveRef is an oci-archive: of containers/image's whose content is read
@@ -86,7 +89,7 @@ func (r ociArchiveRef) NewImageSource(ctx context.Context, _ *types.SystemContex
 // choose finds the image that the reference means, by the rules, and with the
 // errors, of containers/image's oci:.
 func (r ociArchiveRef) choose(index *imgspecv1.Index) (imgspecv1.Descriptor, error) {
-	all := index.Manifests
+	all := slices.DeleteFunc(slices.Clone(index.Manifests), func(d imgspecv1.Descriptor) bool { return d.ArtifactType == delta.MediaType })
 	switch {
 	case r.place >= len(all):
 		return imgspecv1.Descriptor{}, fmt.Errorf("index %d is too large, only %d entries available", r.place, len(all))
@@ -196,6 +199,41 @@ func (s *ociArchiveSource) find(d digest.Digest) (tarRange, error) {
 		return tarRange{}, fmt.Errorf("%w: %s is not in it", errArchive, d)
 	}
 	return at, nil
+}
+
+// has tells whether a blob is in the archive.
+func (s *ociArchiveSource) has(d digest.Digest) bool {
+	_, ok := s.tar.blobs[d]
+	return ok
+}
+
+// deltas lists the deltas to an image that the archive holds.
+func (s *ociArchiveSource) deltas(subject digest.Digest) ([]delta.Artifact, error) {
+	var out []delta.Artifact
+	for _, d := range s.index.Manifests {
+		if d.ArtifactType != delta.MediaType {
+			continue
+		}
+		at, err := s.find(d.Digest)
+		if err != nil {
+			return nil, fmt.Errorf("delta's manifest: %w", err)
+		}
+		raw, err := s.read(at)
+		if err == nil && d.Digest.Algorithm().FromBytes(raw) != d.Digest {
+			err = ErrDigest
+		}
+		var a delta.Artifact
+		if err == nil {
+			a, err = delta.ParseArtifact(raw)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("delta's manifest %s: %w", d.Digest, err)
+		}
+		if a.Subject.Digest == subject && s.has(a.Blob.Digest) {
+			out = append(out, a)
+		}
+	}
+	return out, nil
 }
 
 func (s *ociArchiveSource) GetManifest(_ context.Context, instance *digest.Digest) ([]byte, string, error) {

@@ -50,6 +50,8 @@ type layer struct {
 	release func() // ends the claim; nil if there is none
 	staged  *durable.Staged
 	done    chan struct{} // closed when it is in the store
+
+	expected <-chan struct{} // of a delta; closed when it came, or will not. nil: it is fetched
 }
 
 func (l *layer) committed() bool {

@@ -19,6 +19,9 @@ const (
 	Extracted              // waits for the layers below it
 	Committed              // on stable storage
 	Exists                 // was in the store, or was made from what is there
+
+	Warning // Text says what went wrong and was mended; of no layer
+	Saved   // at the end, if layers were made from a delta: Done bytes were fetched, Total would have been without
 )
 
 // Event is a step of one layer.
@@ -29,6 +32,9 @@ type Event struct {
 	State         State
 	Done, Total   int64 // bytes of the blob; Total is -1 if unknown
 	Push          bool  // it goes out: Fetching is sending then, and Committed says that it is there
+
+	From string // the image that a delta starts from; Layer is the delta's blob then
+	Text string
 }
 
 // place finds a layer's index; -1 for what is none (the configuration).

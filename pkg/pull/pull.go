@@ -34,6 +34,7 @@ type Options struct {
 	Platform string      // OS[/ARCH[/VARIANT]]; "" is this machine's
 	AllTags  bool        // every tag of the repository
 	Parallel int         // layers at once; 0 chooses by the memory there is
+	NoDelta  bool        // fetch whole layers, without asking for deltas
 	Progress func(Event) // called by several goroutines; nil: nothing is told
 }
 
@@ -289,58 +290,110 @@ func localName(src types.ImageReference) reference.Named {
 	return reference.TagNameOnly(named)
 }
 
+// task is one image while it is pulled.
+type task struct {
+	job
+	p       *puller
+	sys     *types.SystemContext
+	ref     string // what people call it
+	src     *source
+	plan    *plan
+	missing []*layer        // what the store lacks
+	plain   way             // to get it without a delta
+	ways    []way           // cheaper ones, the cheapest first
+	bases   []digest.Digest // of all deltas on offer
+	d       *destination
+}
+
+// tell passes an event on to whoever wants to know.
+func (t *task) tell(e Event) {
+	if t.p.o.Progress == nil {
+		return
+	}
+	e.Ref, e.Index = t.ref, -1
+	if t.d != nil {
+		e.Index, e.Layers = t.d.place(e.Layer)
+	}
+	t.p.o.Progress(e)
+}
+
+// warn tells of what went wrong and could be mended.
+func (t *task) warn(format string, a ...any) {
+	t.tell(Event{State: Warning, Text: fmt.Sprintf(format, a...)})
+}
+
+// newTask connects and finds out what there is to do. The caller closes it.
+func (p *puller) newTask(ctx context.Context, sys *types.SystemContext, policy *signature.PolicyContext, j job) (*task, error) {
+	t := &task{job: j, p: p, sys: sys, ref: j.src.StringWithinTransport()}
+	if j.name != nil {
+		t.ref = j.name.String()
+	}
+	raw, err := openSource(ctx, sys, j.src)
+	if err != nil {
+		return nil, err
+	}
+	t.src = newSource(raw, func(blob digest.Digest, done int64) {
+		t.tell(Event{Layer: blob, State: Fetching, Done: done, Total: -1})
+	})
+	if t.plan, err = makePlan(ctx, t.src, sys, policy, p.o.Platform != ""); err == nil {
+		err = t.choose(ctx)
+	}
+	if err != nil {
+		t.close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *task) close() { t.src.ImageSource.Close() }
+
+// choose decides how to get what is missing.
+func (t *task) choose(ctx context.Context) error {
+	var err error
+	if t.missing, err = t.p.missing(t.plan); err != nil {
+		return err
+	}
+	t.plain = t.p.plainWay(t.src, t.missing)
+	t.ways = t.p.findWays(ctx, t)
+	return t.possible()
+}
+
 // pullOne pulls one image. copy.Image runs a second time when a blob was not
 // what its digest says.
 func (p *puller) pullOne(ctx context.Context, sys *types.SystemContext, policy *signature.PolicyContext, j job) (Image, error) {
-	raw, err := openSource(ctx, sys, j.src)
+	t, err := p.newTask(ctx, sys, policy, j)
 	if err != nil {
 		return Image{}, err
 	}
-	defer raw.Close()
-	var d *destination
-	tell := func(e Event) {
-		if p.o.Progress != nil {
-			if e.Ref = j.src.StringWithinTransport(); j.name != nil {
-				e.Ref = j.name.String()
-			}
-			if e.Index = -1; d != nil {
-				e.Index, e.Layers = d.place(e.Layer)
-			}
-			p.o.Progress(e)
-		}
-	}
-	src := newSource(raw, func(blob digest.Digest, done int64) {
-		tell(Event{Layer: blob, State: Fetching, Done: done, Total: -1})
-	})
-	pl, err := makePlan(ctx, src, sys, policy, p.o.Platform != "")
-	if err != nil {
+	defer t.close()
+	if err := p.checkSpace(ctx, t.src, t.missing); err != nil {
 		return Image{}, err
 	}
-	missing, err := p.missing(pl)
-	if err != nil {
-		return Image{}, err
-	}
-	if err := p.checkSpace(ctx, src, missing); err != nil {
-		return Image{}, err
-	}
-	done, err := p.announce(ctx, j.src.Transport().Name()+":"+j.src.StringWithinTransport(), missing)
+	done, err := p.announce(ctx, j.src.Transport().Name()+":"+j.src.StringWithinTransport(), t.missing)
 	if err != nil {
 		return Image{}, err
 	}
 	defer done()
-	d = &destination{w: p.w, layers: p.layers, plan: pl, src: src, tell: tell}
+	t.d = &destination{w: p.w, layers: p.layers, plan: t.plan, src: t.src, tell: t.tell}
 	var img Image
-	d.commit = func(top []byte, signatures [][]byte) error {
-		img, err = p.writeImage(pl, top, src.config[pl.config.Digest], signatures, j.name)
+	t.d.commit = func(top []byte, signatures [][]byte) error {
+		img, err = p.writeImage(t.plan, top, t.src.config[t.plan.config.Digest], signatures, j.name)
 		return err
 	}
-	err = p.copy(ctx, sys, d, sourceRef{j.src, src})
+	a := &applier{p: p, d: t.d, ways: t.ways, warn: t.warn}
+	wait := a.start(ctx)
+	src := sourceRef{j.src, t.src}
+	err = p.copy(ctx, sys, t.d, src)
 	var again *refetchError
 	if errors.As(err, &again) {
-		err = p.copy(ctx, sys, d, sourceRef{j.src, src})
+		err = p.copy(ctx, sys, t.d, src)
 	}
-	if aerr := d.abandon(); err == nil {
+	wait()
+	if aerr := t.d.abandon(); err == nil {
 		err = aerr
+	}
+	if err == nil && a.from != "" {
+		t.tell(Event{State: Saved, From: a.from, Done: a.fetched + t.d.fetched, Total: t.plain.bytes})
 	}
 	return img, err
 }

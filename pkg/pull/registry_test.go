@@ -31,6 +31,10 @@ type testRegistry struct {
 	fault     map[digest.Digest]func(w http.ResponseWriter, r *http.Request, content []byte) bool
 	served    map[digest.Digest]int64 // bytes
 	requests  map[digest.Digest][]string
+
+	refers   map[digest.Digest][]imgspecv1.Descriptor // by subject; nil: there is no referrers API
+	referred func(w http.ResponseWriter) bool         // a fault of that
+	asked    int                                      // requests for it
 }
 
 func newTestRegistry(t testing.TB) *testRegistry {
@@ -62,6 +66,8 @@ func (r *testRegistry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		r.tags(w)
 	case len(parts) >= 4 && parts[len(parts)-2] == "manifests":
 		r.manifest(w, parts[len(parts)-1])
+	case len(parts) >= 4 && parts[len(parts)-2] == "referrers":
+		r.referrers(w, digest.Digest(parts[len(parts)-1]))
 	case len(parts) >= 4 && parts[len(parts)-2] == "blobs":
 		r.blob(w, q, digest.Digest(parts[len(parts)-1]))
 	default:
@@ -99,6 +105,22 @@ func (r *testRegistry) manifest(w http.ResponseWriter, ref string) {
 	w.Header().Set("Content-Type", mime)
 	w.Header().Set("Docker-Content-Digest", digest.FromBytes(m).String())
 	w.Write(m)
+}
+
+func (r *testRegistry) referrers(w http.ResponseWriter, subject digest.Digest) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked++
+	if r.referred != nil && r.referred(w) {
+		return
+	}
+	if r.refers == nil {
+		registryError(w, 404, "NOT_FOUND")
+		return
+	}
+	w.Header().Set("Content-Type", imgspecv1.MediaTypeImageIndex)
+	list := append([]imgspecv1.Descriptor{}, r.refers[subject]...)
+	json.NewEncoder(w).Encode(imgspecv1.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: imgspecv1.MediaTypeImageIndex, Manifests: list})
 }
 
 type countingWriter struct {

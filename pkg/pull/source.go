@@ -110,7 +110,7 @@ func (s *source) GetBlob(ctx context.Context, info types.BlobInfo, cache types.B
 	if ok {
 		return io.NopCloser(bytes.NewReader(raw)), int64(len(raw)), nil
 	}
-	b := &blob{ctx: ctx, src: s.ImageSource, info: info, cache: cache, size: info.Size, progress: s.progress}
+	b := &blob{ctx: ctx, src: s.ImageSource, info: info, cache: cache, size: info.Size, progress: s.progress, patience: blobPatience}
 	if err := b.open(); err != nil {
 		return nil, 0, err
 	}
