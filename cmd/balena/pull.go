@@ -44,7 +44,7 @@ func (b optionalBool) Set(s string) error {
 // progress shows on stderr what happens to layers. done ends the display.
 func (e *env) progress(quiet bool) (show func(pull.Event), done func()) {
 	if quiet {
-		return nil, func() {}
+		return pull.NewWarnings(e.stderr), func() {}
 	}
 	width := 0
 	terminal := term.IsTerminal(e.stderr.Fd()) && os.Getenv("TERM") != "dumb"
@@ -125,6 +125,7 @@ When the command succeeds, the image is on stable storage. It prints the image's
 	f := cmd.Flags()
 	f.BoolVarP(&o.AllTags, "all-tags", "a", false, "fetch every tag of the repository")
 	f.StringVar(&o.Platform, "platform", "", "OS/ARCH[/VARIANT] to choose from an index (default: this machine's)")
+	f.BoolVar(&o.NoDelta, "no-delta", false, "fetch whole layers, without asking for deltas")
 	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	addRegistryFlags(f, &o.RegistryOptions)
 	addCredsFlag(f, &o.RegistryOptions)

@@ -196,15 +196,12 @@ func (p *puller) listDeltas(ctx context.Context, t *task) ([]delta.Artifact, err
 // possible says what is missing where the source has not all layers, and no
 // delta of which the base is here.
 func (t *task) possible() error {
-	if t.plain.bytes < unavailable || len(t.ways) > 0 && t.ways[0].bytes < unavailable {
+	if t.plain.bytes < unavailable || len(t.ways) > 0 && t.ways[0].bytes < unavailable || len(t.bases) == 0 {
 		return nil
 	}
 	var bases []string
 	for _, a := range t.bases {
 		bases = append(bases, a.String())
-	}
-	if len(bases) == 0 {
-		return fmt.Errorf("%w: it lacks layers of the image", errArchive)
 	}
 	return fmt.Errorf("%w: it takes %s", ErrNoBase, joinOr(bases))
 }

@@ -109,7 +109,7 @@ func (a *applier) worthwhile(w way) bool {
 func (a *applier) explain(err error) error {
 	var file *delta.BaseError
 	if errors.As(err, &file) {
-		return fmt.Errorf("the file /%s of the base is damaged: %w", file.Path, file.Err)
+		return fmt.Errorf("/%s is damaged there (%w)", file.Path, file.Err)
 	}
 	return err
 }

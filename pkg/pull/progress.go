@@ -24,7 +24,7 @@ const (
 	Saved   // at the end, if layers were made from a delta: Done bytes were fetched, Total would have been without
 )
 
-// Event is a step of one layer.
+// Event is a step of one layer, of a delta, or a remark on the image.
 type Event struct {
 	Ref           string
 	Layer         digest.Digest // of the blob
@@ -59,6 +59,18 @@ func NewProgress(w io.Writer, terminal bool, width int) (progress func(Event), d
 	return p.event, p.end
 }
 
+// NewWarnings returns a function for Options.Progress that shows warnings only.
+func NewWarnings(w io.Writer) func(Event) {
+	var mu sync.Mutex
+	return func(e Event) {
+		if e.State == Warning {
+			mu.Lock()
+			defer mu.Unlock()
+			fmt.Fprintln(w, e.line())
+		}
+	}
+}
+
 // display draws with as little as every terminal can do: cursor up, clear line.
 type display struct {
 	w        io.Writer
@@ -78,14 +90,26 @@ type row struct {
 	states [Exists + 1]bool
 }
 
+// name is what a row is about.
+func (r *row) name() string {
+	if r.From != "" {
+		return "delta from " + r.From
+	}
+	return short(r.Layer)
+}
+
 const redraw = 100 * time.Millisecond
 
 func (p *display) event(e Event) {
-	if e.Index < 0 {
-		return
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if e.State == Warning || e.State == Saved {
+		p.say(e)
+		return
+	}
+	if e.Index < 0 && e.From == "" {
+		return
+	}
 	key := e.Ref + " " + e.Layer.String()
 	r := p.rows[key]
 	if r == nil {
@@ -123,7 +147,7 @@ func short(d digest.Digest) string {
 func (p *display) line(r *row) {
 	switch r.State {
 	case Fetching, Committed, Exists:
-		fmt.Fprintf(p.w, "%s: %s\n", short(r.Layer), r.word())
+		fmt.Fprintf(p.w, "%s: %s\n", r.name(), r.word())
 	}
 }
 
@@ -134,6 +158,26 @@ func (r *row) word() string {
 		words = [...]string{Waiting: "Waiting", Fetching: "Pushing", Extracted: "", Committed: "Pushed", Exists: "Layer already exists"}
 	}
 	return words[r.State]
+}
+
+// say writes a line that stays, above the rows.
+func (p *display) say(e Event) {
+	if p.drawn > 0 {
+		fmt.Fprintf(p.w, "\x1b[%dA\x1b[J", p.drawn)
+		p.drawn = 0
+	}
+	fmt.Fprintln(p.w, e.line())
+	if p.terminal && len(p.order) > 0 {
+		p.draw()
+	}
+}
+
+// line is a Warning or Saved in words.
+func (e Event) line() string {
+	if e.State == Warning {
+		return "warning: " + e.Text
+	}
+	return fmt.Sprintf("delta from %s: fetched %s instead of %s", e.From, size(e.Done), size(e.Total))
 }
 
 func (p *display) draw() {
@@ -149,7 +193,7 @@ func (p *display) draw() {
 }
 
 func (r *row) text(width int) string {
-	id := short(r.Layer)
+	id := r.name()
 	switch r.State {
 	case Waiting:
 		return id + ": " + r.word()
