@@ -136,6 +136,25 @@ func (e *env) eachCmd(use, short, example string, do func(context.Context, *run.
 	}
 }
 
+// selectCmd is an eachCmd that also takes all containers, with --all.
+func (e *env) selectCmd(use, short, example string, s *selection, do func(context.Context, *run.Engine, string) error) *cobra.Command {
+	cmd := e.eachCmd(use, short, example, nil)
+	cmd.Args = nil
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		eng, err := e.engine()
+		if err != nil {
+			return err
+		}
+		refs, err := s.refs(cmd.Context(), eng, args)
+		if err != nil {
+			return err
+		}
+		return e.each(refs, func(ref string) error { return s.forgive(do(cmd.Context(), eng, ref)) })
+	}
+	cmd.Flags().BoolVarP(&s.all, "all", "a", false, "all containers")
+	return cmd
+}
+
 // selection lets a verb take all containers, or those that files name, where
 // others take arguments.
 type selection struct {
@@ -180,39 +199,23 @@ func seconds(cmd *cobra.Command, n int) *time.Duration {
 func newStopCmd(e *env) *cobra.Command {
 	var s selection
 	var n int
-	cmd := &cobra.Command{
-		Use: "stop CONTAINER...", Short: "Stop containers: the stop signal, and after some time SIGKILL",
-		Example: "  balena stop -t 5 web",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			eng, err := e.engine()
-			if err != nil {
-				return err
-			}
-			refs, err := s.refs(cmd.Context(), eng, args)
-			if err != nil {
-				return err
-			}
-			return e.each(refs, func(ref string) error { return s.forgive(eng.Stop(cmd.Context(), ref, seconds(cmd, n))) })
-		},
-	}
+	var cmd *cobra.Command
+	cmd = e.selectCmd("stop", "Stop containers: the stop signal, and after some time SIGKILL", "stop -t 5 web", &s,
+		func(ctx context.Context, eng *run.Engine, ref string) error {
+			return eng.Stop(ctx, ref, seconds(cmd, n))
+		})
 	cmd.Flags().IntVarP(&n, "time", "t", 10, "seconds to wait before SIGKILL; -1 waits for ever")
-	cmd.Flags().BoolVarP(&s.all, "all", "a", false, "stop all containers")
 	cmd.Flags().BoolVarP(&s.ignore, "ignore", "i", false, "no error for a container that does not exist")
 	return cmd
 }
 
 func newRestartCmd(e *env) *cobra.Command {
 	var n int
-	cmd := e.eachCmd("restart", "Stop containers and start them again", "restart -t 5 web", nil)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		eng, err := e.engine()
-		if err != nil {
-			return err
-		}
-		return e.each(args, func(ref string) error {
-			return eng.Restart(cmd.Context(), ref, seconds(cmd, n))
+	var cmd *cobra.Command
+	cmd = e.eachCmd("restart", "Stop containers and start them again", "restart -t 5 web",
+		func(ctx context.Context, eng *run.Engine, ref string) error {
+			return eng.Restart(ctx, ref, seconds(cmd, n))
 		})
-	}
 	cmd.Flags().IntVarP(&n, "time", "t", 10, "seconds to wait before SIGKILL; -1 waits for ever")
 	return cmd
 }
@@ -220,22 +223,9 @@ func newRestartCmd(e *env) *cobra.Command {
 func newKillCmd(e *env) *cobra.Command {
 	var s selection
 	sig := "KILL"
-	cmd := &cobra.Command{
-		Use: "kill CONTAINER...", Short: "Send containers a signal", Example: "  balena kill -s HUP web",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			eng, err := e.engine()
-			if err != nil {
-				return err
-			}
-			refs, err := s.refs(cmd.Context(), eng, args)
-			if err != nil {
-				return err
-			}
-			return e.each(refs, func(ref string) error { return eng.Kill(cmd.Context(), ref, sig) })
-		},
-	}
+	cmd := e.selectCmd("kill", "Send containers a signal", "kill -s HUP web", &s,
+		func(ctx context.Context, eng *run.Engine, ref string) error { return eng.Kill(ctx, ref, sig) })
 	cmd.Flags().StringVarP(&sig, "signal", "s", sig, "the signal, by name or number")
-	cmd.Flags().BoolVarP(&s.all, "all", "a", false, "signal all containers")
 	return cmd
 }
 
@@ -265,25 +255,25 @@ func newWaitCmd(e *env) *cobra.Command {
 func newRmCmd(e *env) *cobra.Command {
 	var s selection
 	var o run.RemoveOptions
-	cmd := &cobra.Command{
-		Use: "rm CONTAINER...", Aliases: []string{"remove"}, Short: "Remove containers", Example: "  balena rm -f web",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			eng, err := e.engine()
-			if err != nil {
-				return err
+	cmd := e.selectCmd("rm", "Remove containers", "rm -f web", &s,
+		func(ctx context.Context, eng *run.Engine, ref string) error {
+			err := eng.Remove(ctx, ref, o)
+			if o.Force && errors.Is(err, store.ErrNoContainer) { // as docker and podman have it
+				return nil
 			}
-			refs, err := s.refs(cmd.Context(), eng, args)
-			if err != nil {
-				return err
-			}
-			s.ignore = s.ignore || o.Force // as docker and podman have it
-			err = e.each(refs, func(ref string) error { return s.forgive(eng.Remove(cmd.Context(), ref, o)) })
-			return errors.Join(err, eng.Sweep(cmd.Context()))
-		},
+			return err
+		})
+	cmd.Aliases = []string{"remove"}
+	remove := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		eng, err := e.engine()
+		if err != nil {
+			return err
+		}
+		return errors.Join(remove(cmd, args), eng.Sweep(cmd.Context()))
 	}
 	cmd.Flags().BoolVarP(&o.Force, "force", "f", false, "kill containers that run; no error for one that does not exist")
 	cmd.Flags().BoolVarP(&o.Volumes, "volumes", "v", false, "remove their anonymous volumes too")
-	cmd.Flags().BoolVarP(&s.all, "all", "a", false, "remove all containers")
 	cmd.Flags().BoolVarP(&s.ignore, "ignore", "i", false, "no error for a container that does not exist")
 	return cmd
 }
