@@ -64,10 +64,7 @@ func (a *applier) run(ctx context.Context) {
 			a.decided(l)
 		}
 	}()
-	for i, w := range a.ways {
-		if i > 0 && !a.worthwhile(w) {
-			continue
-		}
+	for w, ok := a.nextWay(); ok; w, ok = a.nextWay() {
 		err := a.apply(ctx, w)
 		if ctx.Err() != nil || len(a.waiting) == 0 || a.d.failed != nil {
 			return
@@ -75,8 +72,31 @@ func (a *applier) run(ctx context.Context) {
 		if err == nil {
 			err = errors.New("it does not have all the layers that it is said to have")
 		}
-		a.warn("delta from %s: %v; fetching whole layers", w.offer.from, a.explain(err))
+		then := "fetching whole layers"
+		if len(a.ways) > 0 && a.worthwhile(a.ways[0]) {
+			then = "trying another"
+		}
+		a.warn("delta from %s: %v; %s", w.offer.from, a.explain(err), then)
 	}
+}
+
+// nextWay takes the next way that is worth it, and gives up what that does not
+// carry.
+func (a *applier) nextWay() (way, bool) {
+	for len(a.ways) > 0 {
+		w := a.ways[0]
+		a.ways = a.ways[1:]
+		if !a.worthwhile(w) {
+			continue
+		}
+		for l := range a.waiting {
+			if !w.carry[l] {
+				a.decided(l)
+			}
+		}
+		return w, true
+	}
+	return way{}, false
 }
 
 // decided lets copy.Image go on with a layer.
@@ -86,7 +106,7 @@ func (a *applier) decided(l *layer) {
 }
 
 // worthwhile tells whether a way is cheaper than whole layers for what is still
-// expected, and gives up what this way does not carry.
+// expected.
 func (a *applier) worthwhile(w way) bool {
 	var whole int64
 	for l := range a.waiting {
@@ -94,15 +114,7 @@ func (a *applier) worthwhile(w way) bool {
 			whole += wholeSize(a.d.src, l)
 		}
 	}
-	if w.offer.Blob.Size >= whole {
-		return false
-	}
-	for l := range a.waiting {
-		if !w.carry[l] {
-			a.decided(l)
-		}
-	}
-	return true
+	return w.offer.Blob.Size < whole
 }
 
 // explain says what is wrong in the words of somebody who has only the image.

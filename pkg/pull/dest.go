@@ -91,11 +91,14 @@ func (d *destination) assign(blob digest.Digest) *layer {
 	return nil
 }
 
-// find gives the layer that PutBlob is about: only the first one with a digest
-// is ever fetched.
+// find gives the layer that PutBlob is about: the first one with that digest
+// that has not come. Others wait for it, and are fetched only where a layer
+// cannot be made from another.
 func (d *destination) find(blob digest.Digest) *layer {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for _, l := range d.plan.layers {
-		if l.blob.Digest == blob {
+		if l.blob.Digest == blob && !l.committed() && l.staged == nil {
 			return l
 		}
 	}

@@ -22,8 +22,8 @@ type Pruned struct {
 	Reclaimed int64 // bytes of the layers, uncompressed
 }
 
-// Prune removes images that no container uses, and what failed pulls left
-// behind. Images on which others were built stay. What was removed before an error is returned with it.
+// Prune removes images that no container uses and no pull starts from by a
+// delta, and what failed pulls left behind. Images on which others were built stay. What was removed before an error is returned with it.
 func Prune(ctx context.Context, st *store.Store, o PruneOptions) (Pruned, error) {
 	var p Pruned
 	r, err := newRemover(ctx, st, RemoveOptions{Force: true})
@@ -77,7 +77,7 @@ func Prune(ctx context.Context, st *store.Store, o PruneOptions) (Pruned, error)
 			}
 			err = r.delete(img)
 		}
-		if err != nil && !errors.Is(err, ErrNoImage) {
+		if err != nil && !errors.Is(err, ErrNoImage) && !errors.Is(err, errPinned) {
 			errs = append(errs, fmt.Errorf("pruning image %s: %w", shortID(id), err))
 		}
 	}

@@ -8,12 +8,16 @@ import (
 
 	"go.podman.io/storage"
 
+	"github.com/balena-os/balena/pkg/durable"
 	"github.com/balena-os/balena/pkg/store"
 )
 
 // ErrImageInUse is for an image that cannot be removed because of containers,
 // or not without Force.
 var ErrImageInUse = errors.New("conflict")
+
+// errPinned is for an image whose files a pull reads.
+var errPinned = errors.New("a pull is making another image from it by a delta: try again when that is done")
 
 // RemoveOptions are how images are removed; the zero value is the careful way.
 type RemoveOptions struct {
@@ -62,7 +66,8 @@ type remover struct {
 	layers storage.Store
 	set    *imageSet
 	users  map[string][]*store.Container // by image ID
-	held   map[string]bool               // images that containers/storage will not delete: ours and a build's
+	w      *durable.Writer
+	held   map[string]bool // images that containers/storage will not delete: ours and a build's
 	out    []Removed
 }
 
@@ -74,6 +79,9 @@ func newRemover(ctx context.Context, st *store.Store, o RemoveOptions) (*remover
 	r := &remover{o: o, layers: layers, users: map[string][]*store.Container{}, held: map[string]bool{}}
 	if r.o.Running == nil {
 		r.o.Running = func(c *store.Container) bool { return c.State.Status == store.StatusRunning }
+	}
+	if r.w, err = durable.NewWriter(layers); err != nil {
+		return nil, err
 	}
 	if r.set, err = readImages(layers); err != nil {
 		return nil, err
@@ -157,6 +165,14 @@ func (r *remover) delete(img *Summary) error {
 	for _, l := range r.set.chain(img.TopLayer) {
 		under = append(under, l.ID)
 	}
+	unlock, free, err := r.w.Unpinned(img.ID)
+	if err != nil {
+		return err
+	}
+	if !free {
+		return fmt.Errorf("%w: unable to delete %s - %w", ErrImageInUse, shortID(img.ID), errPinned)
+	}
+	defer unlock()
 	gone, err := r.layers.DeleteImage(img.ID, true)
 	if errors.Is(err, storage.ErrImageUsedByContainer) && r.o.Force && len(img.Names) > 0 {
 		// The container goes on living from what has no name now.
