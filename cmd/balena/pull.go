@@ -1,17 +1,22 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strconv"
 
+	"github.com/docker/go-units"
 	"github.com/moby/term"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/balena-os/balena/cmd/balena/internal/format"
 	"github.com/balena-os/balena/pkg/pull"
 )
 
@@ -90,9 +95,14 @@ func (e *env) pull(ctx context.Context, ref string, o pull.Options, quiet bool) 
 	return images, err
 }
 
+type pullOptions struct {
+	pull.Options
+	quiet, dryRun bool
+	format        string
+}
+
 func newPullCmd(e *env) *cobra.Command {
-	var o pull.Options
-	var quiet bool
+	var o pullOptions
 	cmd := &cobra.Command{
 		Use: "pull [TRANSPORT:]IMAGE...", Short: "Fetch images",
 		Long: `Fetch images, from a registry or from
@@ -104,14 +114,26 @@ func newPullCmd(e *env) *cobra.Command {
   dir:FOLDER                         what "skopeo copy" writes to dir:
   containers-storage:NAME            the store itself
 
-When the command succeeds, the image is on stable storage. It prints the image's ID.`,
+When the command succeeds, the image is on stable storage. It prints the image's ID.
+
+Where the registry has a delta to the image from one that is in the store, and that is less to fetch than the layers that are missing, the layers are made from it. If that fails, they are fetched whole, with a warning.`,
 		Example: `  balena pull debian:12
   balena pull --platform linux/arm64 registry.example.com/app@sha256:…
+  balena pull --dry-run registry.example.com/app:2
   balena pull oci-archive:/media/usb/app.tar`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.format != "" && (!o.dryRun || o.format != "json") {
+				return usageError{fmt.Errorf("--format is json, with --dry-run")}
+			}
 			for _, ref := range args {
-				images, err := e.pull(cmd.Context(), ref, o, quiet)
+				if o.dryRun {
+					if err := e.previewPull(cmd.Context(), ref, o); err != nil {
+						return err
+					}
+					continue
+				}
+				images, err := e.pull(cmd.Context(), ref, o.Options, o.quiet)
 				for _, img := range images {
 					fmt.Fprintln(e.stdout, img.ID)
 				}
@@ -124,10 +146,68 @@ When the command succeeds, the image is on stable storage. It prints the image's
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.AllTags, "all-tags", "a", false, "fetch every tag of the repository")
-	f.StringVar(&o.Platform, "platform", "", "OS/ARCH[/VARIANT] to choose from an index (default: this machine's)")
+	f.BoolVar(&o.dryRun, "dry-run", false, "only show what would be fetched, and how")
+	f.StringVar(&o.format, "format", "", "json, for --dry-run")
 	f.BoolVar(&o.NoDelta, "no-delta", false, "fetch whole layers, without asking for deltas")
-	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
+	f.StringVar(&o.Platform, "platform", "", "OS/ARCH[/VARIANT] to choose from an index (default: this machine's)")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress")
 	addRegistryFlags(f, &o.RegistryOptions)
 	addCredsFlag(f, &o.RegistryOptions)
 	return cmd
+}
+
+// layerRow is a line of pull --dry-run.
+type layerRow struct{ Layer, Size, How string }
+
+// previewPull prints what a pull would do.
+func (e *env) previewPull(ctx context.Context, ref string, o pullOptions) error {
+	st, err := e.store()
+	if err != nil {
+		return err
+	}
+	o.Progress = pull.NewWarnings(e.stderr)
+	var list []pull.Preview
+	err = interruptible(ctx, func(ctx context.Context) error {
+		list, err = pull.PreviewPull(ctx, st, ref, o.Options)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, v := range list {
+		if o.format == "json" {
+			err = json.NewEncoder(e.stdout).Encode(v)
+		} else {
+			err = printPreview(e.stdout, v)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printPreview(w io.Writer, v pull.Preview) error {
+	human := func(n int64) string { return units.HumanSizeWithPrecision(float64(n), 4) }
+	fmt.Fprintf(w, "%s: image %s\n", cmp.Or(pull.FamiliarName(v.Name), "without a name"), imageID(v.ID, false))
+	var rows []any
+	for _, l := range v.Layers {
+		how := map[string]string{
+			pull.HowHave: "here already", pull.HowLocal: "made from the same layer here", pull.HowWhole: "fetched whole",
+		}[l.How]
+		if l.How == pull.HowDelta {
+			how = "in the delta from " + v.Delta.From
+		}
+		rows = append(rows, &layerRow{imageID(l.Digest.Encoded(), false), human(max(0, l.Size)), how})
+	}
+	list := format.List{Default: `table {{.Layer}}\t{{.Size}}\t{{.How}}`}
+	if err := list.Print(w, "", rows); err != nil {
+		return err
+	}
+	if v.Delta == nil {
+		fmt.Fprintf(w, "fetches %s\n", human(v.Fetch))
+		return nil
+	}
+	fmt.Fprintf(w, "fetches %s instead of %s, with a delta of %s from %s\n", human(v.Fetch), human(v.Whole), human(v.Delta.Size), v.Delta.From)
+	return nil
 }

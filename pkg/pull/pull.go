@@ -106,42 +106,52 @@ type job struct {
 }
 
 func (p *puller) pull(ctx context.Context, ref string) ([]Image, error) {
-	if n, err := reference.ParseNormalizedNamed(strings.TrimPrefix(ref, "docker://")); err == nil && p.o.AllTags && !reference.IsNameOnly(n) {
-		return nil, errors.New("a tag or digest cannot be given along with all tags")
-	}
-	src, named, err := ParseReference(ref, p.layers)
-	if err != nil {
-		return nil, err
-	}
-	sys, err := p.systemContext(named)
-	if err != nil {
-		return nil, err
-	}
-	policy, err := policyContext(sys)
-	if err != nil {
-		return nil, err
-	}
-	defer policy.Destroy() //nolint:errcheck // only says that it was destroyed before
-	jobs, done, err := p.jobs(ctx, sys, src, named)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
 	var images []Image
-	for _, j := range jobs {
+	err := p.each(ctx, ref, func(sys *types.SystemContext, policy *signature.PolicyContext, j job) error {
 		img, err := p.pullOne(ctx, sys, policy, j)
 		for try := 1; vanished(err) && try < pullTries && ctx.Err() == nil; try++ {
 			img, err = p.pullOne(ctx, sys, policy, j)
 		}
-		if err != nil {
+		if err == nil {
+			images = append(images, img)
+		}
+		return err
+	})
+	return images, err
+}
+
+// each calls f for all images that a reference means, until it fails.
+func (p *puller) each(ctx context.Context, ref string, f func(*types.SystemContext, *signature.PolicyContext, job) error) error {
+	if n, err := reference.ParseNormalizedNamed(strings.TrimPrefix(ref, "docker://")); err == nil && p.o.AllTags && !reference.IsNameOnly(n) {
+		return errors.New("a tag or digest cannot be given along with all tags")
+	}
+	src, named, err := ParseReference(ref, p.layers)
+	if err != nil {
+		return err
+	}
+	sys, err := p.systemContext(named)
+	if err != nil {
+		return err
+	}
+	policy, err := policyContext(sys)
+	if err != nil {
+		return err
+	}
+	defer policy.Destroy() //nolint:errcheck // only says that it was destroyed before
+	jobs, done, err := p.jobs(ctx, sys, src, named)
+	if err != nil {
+		return err
+	}
+	defer done()
+	for _, j := range jobs {
+		if err := f(sys, policy, j); err != nil {
 			if len(jobs) > 1 {
 				err = fmt.Errorf("%s: %w", j.src.StringWithinTransport(), err)
 			}
-			return images, err
+			return err
 		}
-		images = append(images, img)
 	}
-	return images, nil
+	return nil
 }
 
 // pullTries is how often a pull begins anew because of others' removals.
