@@ -312,6 +312,7 @@ type task struct {
 	plain   way             // to get it without a delta
 	ways    []way           // cheaper ones, the cheapest first
 	bases   []digest.Digest // of all deltas on offer
+	engine  *engineDelta    // nil: the image is none of balena-engine's deltas
 	d       *destination
 }
 
@@ -346,6 +347,9 @@ func (p *puller) newTask(ctx context.Context, sys *types.SystemContext, policy *
 		t.tell(Event{Layer: blob, State: Fetching, Done: done, Total: -1})
 	})
 	if t.plan, err = makePlan(ctx, t.src, sys, policy, p.o.Platform != ""); err == nil {
+		err = t.unwrap(ctx)
+	}
+	if err == nil {
 		err = t.choose(ctx)
 	}
 	if err != nil {
@@ -355,7 +359,12 @@ func (p *puller) newTask(ctx context.Context, sys *types.SystemContext, policy *
 	return t, nil
 }
 
-func (t *task) close() { t.src.ImageSource.Close() }
+func (t *task) close() {
+	if t.engine != nil {
+		t.engine.Close()
+	}
+	t.src.ImageSource.Close()
+}
 
 // choose decides how to get what is missing.
 func (t *task) choose(ctx context.Context) error {
@@ -364,6 +373,9 @@ func (t *task) choose(ctx context.Context) error {
 		return err
 	}
 	t.plain = t.p.plainWay(t.src, t.missing)
+	if t.engine != nil && t.plain.bytes > 0 {
+		return t.engine.possible()
+	}
 	t.ways = t.p.findWays(ctx, t)
 	return t.possible()
 }
@@ -387,6 +399,12 @@ func (p *puller) pullOne(ctx context.Context, sys *types.SystemContext, policy *
 	t.d = &destination{w: p.w, layers: p.layers, plan: t.plan, src: t.src, tell: t.tell}
 	var img Image
 	t.d.commit = func(top []byte, signatures [][]byte) error {
+		if t.engine != nil {
+			if err := t.engine.complete(t.plan); err != nil {
+				return err
+			}
+			top = t.plan.manifest
+		}
 		img, err = p.writeImage(t.plan, top, t.src.config[t.plan.config.Digest], signatures, j.name)
 		return err
 	}

@@ -22,6 +22,10 @@ type source struct {
 	mu        sync.Mutex
 	manifests map[digest.Digest]fetchedManifest // "" is the top level
 	config    map[digest.Digest][]byte
+
+	// made gives a layer's blob where the source poses as another image than
+	// it is; nil otherwise.
+	made func(ctx context.Context, blob digest.Digest) (io.ReadCloser, error)
 }
 
 type fetchedManifest struct {
@@ -110,11 +114,52 @@ func (s *source) GetBlob(ctx context.Context, info types.BlobInfo, cache types.B
 	if ok {
 		return io.NopCloser(bytes.NewReader(raw)), int64(len(raw)), nil
 	}
-	b := &blob{ctx: ctx, src: s.ImageSource, info: info, cache: cache, size: info.Size, progress: s.progress, patience: blobPatience}
+	if s.made != nil {
+		r, err := s.made(ctx, info.Digest)
+		return r, -1, err
+	}
+	b := s.stream(ctx, info, cache, info.Digest)
 	if err := b.open(); err != nil {
 		return nil, 0, err
 	}
 	return b, b.size, nil
+}
+
+// stream is what the source itself has under a blob's digest, not opened yet.
+// Its progress is told as that of another, where it serves to make that.
+func (s *source) stream(ctx context.Context, info types.BlobInfo, cache types.BlobInfoCache, as digest.Digest) *blob {
+	progress := s.progress
+	if progress != nil && as != info.Digest {
+		progress = func(_ digest.Digest, done int64) { s.progress(as, done) }
+	}
+	return &blob{ctx: ctx, src: s.ImageSource, info: info, cache: cache, size: info.Size, progress: progress, patience: blobPatience}
+}
+
+// pose makes the source have another image: with this manifest and
+// configuration, and with layers that made gives.
+func (s *source) pose(m, config []byte, made func(context.Context, digest.Digest) (io.ReadCloser, error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.manifests = map[digest.Digest]fetchedManifest{"": {m, manifest.GuessMIMEType(m)}}
+	s.config = map[digest.Digest][]byte{digest.FromBytes(config): config}
+	s.made = made
+}
+
+// GetSignatures gives those of the image, unless the source poses as another.
+func (s *source) GetSignatures(ctx context.Context, instance *digest.Digest) ([][]byte, error) {
+	if s.made != nil {
+		return nil, nil
+	}
+	return s.ImageSource.GetSignatures(ctx, instance)
+}
+
+// LayerInfosForCopy is for layers that are in another form than the manifest
+// says.
+func (s *source) LayerInfosForCopy(ctx context.Context, instance *digest.Digest) ([]types.BlobInfo, error) {
+	if s.made != nil {
+		return nil, nil
+	}
+	return s.ImageSource.LayerInfosForCopy(ctx, instance)
 }
 
 // retryOnDigest runs f again, once, if what it got had the wrong digest.
