@@ -35,6 +35,7 @@ const (
 type engineDelta struct {
 	p     *puller
 	src   *source
+	image digest.Digest // of the delta's own manifest
 	base  digest.Digest
 	blobs map[digest.Digest]types.BlobInfo // the delta's layers, by the diffIDs of the target's
 
@@ -51,7 +52,7 @@ func (t *task) unwrap(ctx context.Context) error {
 	if base == "" || config == "" || t.p.o.NoDelta {
 		return nil
 	}
-	e := &engineDelta{p: t.p, src: t.src, base: digest.Digest(base), blobs: map[digest.Digest]types.BlobInfo{}}
+	e := &engineDelta{p: t.p, src: t.src, image: t.plan.digest, base: digest.Digest(base), blobs: map[digest.Digest]types.BlobInfo{}}
 	if err := e.base.Validate(); err != nil {
 		return fmt.Errorf("%w: the base of the delta, %q: %w", ErrNotImage, base, err)
 	}
@@ -123,6 +124,14 @@ func (e *engineDelta) possible() error {
 		return fmt.Errorf("%w: it takes %s", ErrNoBase, e.base)
 	}
 	return nil
+}
+
+func (e *engineDelta) preview(size int64) *DeltaPreview {
+	v := &DeltaPreview{Digest: e.image, Size: size, Base: e.base.Encoded()}
+	if img, err := e.p.layers.Image(v.Base); err == nil {
+		v.From = imageName(img)
+	}
+	return v
 }
 
 // baseTar opens the base, once.

@@ -20,6 +20,7 @@ import (
 	"go.podman.io/storage"
 
 	"github.com/balena-os/balena/pkg/delta"
+	"github.com/balena-os/balena/pkg/store"
 )
 
 // engineImage puts an image into the registry as balena-engine makes deltas.
@@ -121,7 +122,8 @@ func TestEngineDelta(t *testing.T) {
 		t.Run(driver, func(t *testing.T) {
 			st, layers := openTestStore(t, driver)
 			c := newEngineCase(t)
-			mustPull(t, st, c.ref("base"), Options{})
+			base := mustPull(t, st, c.ref("base"), Options{})
+			c.checkPreview(t, st, base)
 			img := mustPull(t, st, c.ref("delta"), Options{})
 			c.check(t, layers, img)
 			if img.Name != c.ref("delta") {
@@ -138,6 +140,21 @@ func TestEngineDelta(t *testing.T) {
 				t.Errorf("the base is still in use: %v", err)
 			}
 		})
+	}
+}
+
+func (c *engineCase) checkPreview(t *testing.T, st *store.Store, base Image) {
+	t.Helper()
+	all, err := PreviewPull(context.Background(), st, c.ref("delta"), Options{})
+	if err != nil || len(all) != 1 {
+		t.Fatal(all, err)
+	}
+	v := all[0]
+	if v.ID != c.id.Encoded() || v.Delta == nil || v.Delta.Base != base.ID || v.Delta.Size != v.Fetch || v.Fetch == 0 || v.Fetch > 20_000 {
+		t.Errorf("preview: %+v, %+v", v, v.Delta)
+	}
+	if len(v.Layers) != 4 || v.Layers[0].How != HowHave || v.Layers[3].How != HowDelta || v.Layers[3].DiffID != digest.FromBytes(c.target[3]) {
+		t.Errorf("preview of layers: %+v", v.Layers)
 	}
 }
 
@@ -252,7 +269,6 @@ func TestEngineDeltaDamagedBase(t *testing.T) {
 			if !errors.Is(err, ErrDamagedLayer) || !strings.Contains(err.Error(), damaged) || !strings.Contains(err.Error(), "many/6/file699") {
 				t.Errorf("got %v", err)
 			}
-			t.Log(err)
 			c.onlyBase(t, layers, base)
 		})
 	}

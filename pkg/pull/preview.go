@@ -23,7 +23,7 @@ const (
 type Preview struct {
 	Name   string // "" when it would have none
 	ID     string
-	Digest digest.Digest // of the platform's manifest
+	Digest digest.Digest // of the platform's manifest; "" if that is made only then
 	Layers []LayerPreview
 	Delta  *DeltaPreview `json:",omitempty"`
 	Fetch  int64         // bytes of layers and delta
@@ -40,7 +40,7 @@ type LayerPreview struct {
 
 // DeltaPreview is the delta that would be applied.
 type DeltaPreview struct {
-	Digest digest.Digest // of the delta's blob
+	Digest digest.Digest // of the delta's blob, or of the manifest of an image that is a delta
 	Size   int64
 	Base   string // ID of the image that it starts from
 	From   string // a name of that image
@@ -83,6 +83,9 @@ func (t *task) preview() Preview {
 		way = t.ways[0]
 		v.Delta = &DeltaPreview{Digest: way.offer.Blob.Digest, Size: way.offer.Blob.Size, Base: way.offer.base.ID, From: way.offer.from}
 	}
+	if t.engine != nil && way.bytes > 0 {
+		v.Digest, v.Delta = "", t.engine.preview(way.bytes)
+	}
 	v.Fetch = way.bytes
 	missing := map[*layer]bool{}
 	for _, l := range t.missing {
@@ -96,7 +99,7 @@ func (t *task) preview() Preview {
 			how = HowHave
 		case way.local[l.diffID] != "" || way.twins && once[l.diffID]:
 			how = HowLocal
-		case way.carry[l]:
+		case way.carry[l], t.engine != nil:
 			how = HowDelta
 		}
 		once[l.diffID] = true
