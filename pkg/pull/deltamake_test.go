@@ -384,9 +384,9 @@ func TestDeltaPlatforms(t *testing.T) {
 	}
 }
 
-// TestDeltaArchive: the archive is complete but for layers, the same each time,
+// TestDeltaArchiveMade: the archive is complete but for layers, the same each time,
 // and pulls where the base is.
-func TestDeltaArchive(t *testing.T) {
+func TestDeltaArchiveMade(t *testing.T) {
 	c := newMakeCase(t, true)
 	dir := t.TempDir()
 	var files [2]bytes.Buffer
