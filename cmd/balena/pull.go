@@ -208,6 +208,10 @@ func printPreview(w io.Writer, v pull.Preview) error {
 		fmt.Fprintf(w, "fetches %s\n", human(v.Fetch))
 		return nil
 	}
+	if v.Whole < 0 {
+		fmt.Fprintf(w, "fetches %s, a delta from %s\n", human(v.Fetch), v.Delta.From)
+		return nil
+	}
 	fmt.Fprintf(w, "fetches %s instead of %s, with a delta of %s from %s\n", human(v.Fetch), human(v.Whole), human(v.Delta.Size), v.Delta.From)
 	return nil
 }

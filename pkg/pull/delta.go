@@ -20,8 +20,9 @@ var ErrNoBase = errors.New("the image that the delta starts from is not here")
 // An offer is a published delta that this store could apply.
 type offer struct {
 	delta.Artifact
-	base *storage.Image
-	from string // what people call the base
+	base  *storage.Image
+	from  string // what people call the base
+	inTar bool   // the blob is an image's layer in which the delta is a file
 }
 
 // A way is how a pull gets the layers that the store lacks: what a delta does
@@ -41,7 +42,7 @@ const unavailable = 1 << 50
 // wholeSize is what a layer costs without a delta; more than can be paid where
 // the source does not have it.
 func wholeSize(src *source, l *layer) int64 {
-	if a, ok := src.ImageSource.(*ociArchiveSource); ok && !a.has(l.blob.Digest) {
+	if a, ok := src.ImageSource.(*ociArchiveSource); src.onlyDelta || ok && !a.has(l.blob.Digest) {
 		return unavailable
 	}
 	return max(0, l.blob.Size)
@@ -76,6 +77,14 @@ func (w *way) cost(src *source, missing []*layer) int64 {
 		}
 	}
 	return n
+}
+
+// known is what the way fetches, or -1 if there is no such way.
+func (w *way) known() int64 {
+	if w.bytes >= unavailable {
+		return -1
+	}
+	return w.bytes
 }
 
 // ways lists the ways that are cheaper than plain, the cheapest first.
@@ -143,7 +152,7 @@ func (p *puller) findWays(ctx context.Context, t *task) []way {
 		t.bases = append(t.bases, a.Base)
 		i := slices.IndexFunc(images, func(img storage.Image) bool { return img.ID == a.Base.Encoded() && img.TopLayer != "" })
 		if i >= 0 {
-			offers = append(offers, &offer{Artifact: a, base: &images[i], from: imageName(&images[i])})
+			offers = append(offers, &offer{Artifact: a, base: &images[i], from: imageName(&images[i]), inTar: t.wrapped != nil})
 		}
 	}
 	return p.ways(t.src, t.missing, t.plain, offers)
@@ -162,6 +171,9 @@ const maxOffers = 1 << 12
 
 // listDeltas asks where the image comes from for the deltas to it.
 func (p *puller) listDeltas(ctx context.Context, t *task) ([]delta.Artifact, error) {
+	if t.wrapped != nil {
+		return []delta.Artifact{*t.wrapped}, nil
+	}
 	if a, ok := t.src.ImageSource.(*ociArchiveSource); ok {
 		return a.deltas(t.plan.digest)
 	}

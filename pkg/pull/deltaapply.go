@@ -72,11 +72,15 @@ func (a *applier) run(ctx context.Context) {
 		if err == nil {
 			err = errors.New("it does not have all the layers that it is said to have")
 		}
-		then := "fetching whole layers"
-		if len(a.ways) > 0 && a.worthwhile(a.ways[0]) {
-			then = "trying another"
+		err = fmt.Errorf("delta from %s: %w", w.offer.from, a.explain(err))
+		switch {
+		case len(a.ways) > 0 && a.worthwhile(a.ways[0]):
+			a.warn("%v; trying another", err)
+		case a.onlyWay():
+			_ = a.d.broken(err)
+		default:
+			a.warn("%v; fetching whole layers", err)
 		}
-		a.warn("delta from %s: %v; %s", w.offer.from, a.explain(err), then)
 	}
 }
 
@@ -117,6 +121,16 @@ func (a *applier) worthwhile(w way) bool {
 	return w.offer.Blob.Size < whole
 }
 
+// onlyWay tells whether a layer that is still expected cannot be had whole.
+func (a *applier) onlyWay() bool {
+	for l := range a.waiting {
+		if wholeSize(a.d.src, l) >= unavailable {
+			return true
+		}
+	}
+	return false
+}
+
 // explain says what is wrong in the words of somebody who has only the image.
 func (a *applier) explain(err error) error {
 	var file *delta.BaseError
@@ -141,7 +155,16 @@ func (a *applier) apply(ctx context.Context, w way) error {
 	}
 	defer blob.Close()
 	defer func() { a.fetched += blob.at }()
-	r, err := delta.Open(&verifiedBlob{r: blob, v: w.offer.Blob.Digest.Verifier()}, base.files)
+	in := io.Reader(&verifiedBlob{r: blob, v: w.offer.Blob.Digest.Verifier()})
+	if w.offer.inTar {
+		file, err := deltaInTar(in)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		in = file
+	}
+	r, err := delta.Open(in, base.files)
 	if err != nil {
 		return err
 	}
@@ -243,7 +266,7 @@ func (d *destination) make(ctx context.Context, tar io.Reader, l *layer) error {
 }
 
 // broken remembers an error that no other way can mend: layers could not be
-// committed.
+// committed, or there is none.
 func (d *destination) broken(err error) error {
 	if err != nil {
 		d.mu.Lock()

@@ -44,14 +44,8 @@ type engineDelta struct {
 	unpin func()
 }
 
-// unwrap makes the task one for the target, if the image is a delta. With
-// NoDelta it stays an image like any other.
-func (t *task) unwrap(ctx context.Context) error {
-	labels := t.plan.image.Config.Labels
-	base, config := labels[labelEngineBase], labels[labelEngineConfig]
-	if base == "" || config == "" || t.p.o.NoDelta {
-		return nil
-	}
+// unwrapEngine makes the task one for the target.
+func (t *task) unwrapEngine(ctx context.Context, base, config string) error {
 	e := &engineDelta{p: t.p, src: t.src, image: t.plan.digest, base: digest.Digest(base), blobs: map[digest.Digest]types.BlobInfo{}}
 	if err := e.base.Validate(); err != nil {
 		return fmt.Errorf("%w: the base of the delta, %q: %w", ErrNotImage, base, err)

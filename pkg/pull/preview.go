@@ -27,7 +27,7 @@ type Preview struct {
 	Layers []LayerPreview
 	Delta  *DeltaPreview `json:",omitempty"`
 	Fetch  int64         // bytes of layers and delta
-	Whole  int64         // the same without a delta
+	Whole  int64         // the same without a delta; -1 if there are no whole layers
 }
 
 // LayerPreview says how a layer would come.
@@ -74,7 +74,7 @@ func PreviewPull(ctx context.Context, st *store.Store, ref string, o Options) ([
 }
 
 func (t *task) preview() Preview {
-	v := Preview{ID: t.plan.config.Digest.Encoded(), Digest: t.plan.digest, Layers: []LayerPreview{}, Whole: t.plain.bytes}
+	v := Preview{ID: t.plan.config.Digest.Encoded(), Digest: t.plan.digest, Layers: []LayerPreview{}, Whole: t.plain.known()}
 	if t.name != nil {
 		v.Name = t.name.String()
 	}

@@ -21,7 +21,7 @@ const (
 	Exists                 // was in the store, or was made from what is there
 
 	Warning // Text says what went wrong and was mended; of no layer
-	Saved   // at the end, if layers were made from a delta: Done bytes were fetched, Total would have been without
+	Saved   // at the end, if layers were made from a delta: Done bytes were fetched, Total would have been without, -1 if there was no other way
 )
 
 // Event is a step of one layer, of a delta, or a remark on the image.
@@ -176,6 +176,9 @@ func (p *display) say(e Event) {
 func (e Event) line() string {
 	if e.State == Warning {
 		return "warning: " + e.Text
+	}
+	if e.Total < 0 {
+		return fmt.Sprintf("delta from %s: fetched %s", e.From, size(e.Done))
 	}
 	return fmt.Sprintf("delta from %s: fetched %s instead of %s", e.From, size(e.Done), size(e.Total))
 }

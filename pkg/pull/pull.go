@@ -23,6 +23,7 @@ import (
 	"go.podman.io/image/v5/types"
 	"go.podman.io/storage"
 
+	"github.com/balena-os/balena/pkg/delta"
 	"github.com/balena-os/balena/pkg/durable"
 	"github.com/balena-os/balena/pkg/store"
 )
@@ -313,6 +314,7 @@ type task struct {
 	ways    []way           // cheaper ones, the cheapest first
 	bases   []digest.Digest // of all deltas on offer
 	engine  *engineDelta    // nil: the image is none of balena-engine's deltas
+	wrapped *delta.Artifact // nil: nor is it one of ours; else what it holds
 	d       *destination
 }
 
@@ -421,7 +423,7 @@ func (p *puller) pullOne(ctx context.Context, sys *types.SystemContext, policy *
 		err = aerr
 	}
 	if err == nil && a.from != "" {
-		t.tell(Event{State: Saved, From: a.from, Done: a.fetched + t.d.fetched, Total: t.plain.bytes})
+		t.tell(Event{State: Saved, From: a.from, Done: a.fetched + t.d.fetched, Total: t.plain.known()})
 	}
 	return img, err
 }

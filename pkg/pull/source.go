@@ -26,6 +26,8 @@ type source struct {
 	// made gives a layer's blob where the source poses as another image than
 	// it is; nil otherwise.
 	made func(ctx context.Context, blob digest.Digest) (io.ReadCloser, error)
+	// onlyDelta says that there are no layers but in a delta.
+	onlyDelta bool
 }
 
 type fetchedManifest struct {

@@ -60,7 +60,7 @@ func (p *puller) missing(pl *plan) ([]*layer, error) {
 // the size of the blob when that cannot be had.
 func uncompressedSize(ctx context.Context, src *source, l *layer) int64 {
 	const trailer = 4
-	if l.blob.Size < 1<<16 || !strings.HasSuffix(l.blob.MediaType, "gzip") || !hasRanges(src.ImageSource) {
+	if l.blob.Size < 1<<16 || !strings.HasSuffix(l.blob.MediaType, "gzip") || src.made != nil || !hasRanges(src.ImageSource) {
 		return l.blob.Size
 	}
 	r, err := openAt(ctx, src.ImageSource, l.blob, nil, l.blob.Size-trailer)
