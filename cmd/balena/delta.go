@@ -48,7 +48,7 @@ Images are those of this machine, or with docker://NAME (also oci:FOLDER, oci-ar
 
 The same images make the same delta, byte for byte. With SOURCE_DATE_EPOCH set, its time is written into the artifact.
 
-A delta that is not smaller than the layers that it replaces is not kept, and one that is published already is not made again, unless --force is given.`,
+A delta that saves nothing is not kept, and one that is published already is not made again, unless --force is given.`,
 		Example: `  balena image delta --push docker://registry.example.com/app:1 docker://registry.example.com/app:2
   balena image delta --from-tags 'v*' --last 5 --push docker://registry.example.com/app:v8
   balena image delta -o update.tar app:1 app:2

@@ -268,11 +268,18 @@ func (m *maker) one(ctx context.Context, base, target string, t *deltaImage, pla
 		}
 	}()
 	d.Seconds, d.Memory = time.Since(begin).Seconds(), peakMemory()
-	if d.Size >= d.whole() && !m.o.Force {
-		d.Skipped = "it is not smaller than the layers that it replaces"
-		return d, nil
-	}
 	a := m.artifact(b, t, d)
+	if !m.o.Force {
+		raw, err := a.Manifest()
+		if err != nil {
+			return d, err
+		}
+		// Lists of what refers to the target repeat the manifest.
+		if d.Size+int64(len(raw)) >= d.whole() {
+			d.Skipped = fmt.Sprintf("it saves nothing: %d bytes, and the layers that it replaces are %d", d.Size, d.whole())
+			return d, nil
+		}
+	}
 	if m.o.Tag != "" {
 		if err := m.store(ctx, a, t, blob, &d); err != nil {
 			return d, err

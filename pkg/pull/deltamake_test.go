@@ -296,7 +296,7 @@ func TestDeltaNothingSaved(t *testing.T) {
 	c := newMakeCase(t, true)
 	o := c.options(t)
 	o.Push = true
-	if got := c.make(t, c.remote("v2"), c.remote("other"), o); got.Skipped == "" || got.Artifact != "" || got.Size < got.Whole {
+	if got := c.make(t, c.remote("v2"), c.remote("other"), o); got.Skipped == "" || got.Artifact != "" {
 		t.Errorf("nothing in common: %+v", got)
 	}
 	if got := c.make(t, c.remote("same"), c.remote("v2"), o); got.Skipped == "" || got.Size != 0 {

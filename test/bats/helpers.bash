@@ -33,9 +33,9 @@ file_setup() {
 	export HOME=$T/home
 	unset XDG_DATA_HOME XDG_CONFIG_HOME XDG_CACHE_HOME DOCKER_CONFIG REGISTRY_AUTH_FILE
 	export BALENA_TEST_FILE=$T # found again in /proc/PID/environ
-	links_before=$(links)
-	cgroups_before=$(cgroups)
-	export links_before cgroups_before
+	# In files: a machine may have more of them than fit in the environment.
+	links >"$T/links-before"
+	cgroups >"$T/cgroups-before"
 	local image
 	for image in "$@"; do
 		balena pull -q "$image" >/dev/null
@@ -96,8 +96,8 @@ leaks() {
 	done
 	# one private mount of the storage itself stays, as with podman
 	awk -v root="$ROOT/" -v run="$RUNROOT/" '(index($0, root) || index($0, run)) && $5 != root "overlay" {print "mount " $0}' /proc/self/mountinfo
-	comm -13 <(echo "$links_before") <(links) | sed 's/^/link /'
-	comm -13 <(echo "$cgroups_before") <(cgroups) | while read -r d; do
+	comm -13 "$T/links-before" <(links) | sed 's/^/link /'
+	comm -13 "$T/cgroups-before" <(cgroups) | while read -r d; do
 		[ -n "$(cat "$d/cgroup.procs" 2>/dev/null)" ] || [ ! -d "$d" ] || echo "cgroup $d"
 	done
 	find "$ROOT"/overlay/staging "$ROOT"/overlay/tempdirs -mindepth 1 2>/dev/null | sed 's/^/staging /'
