@@ -149,6 +149,7 @@ Where the registry has a delta to the image from one that is in the store, and t
 	f.BoolVar(&o.dryRun, "dry-run", false, "only show what would be fetched, and how")
 	f.StringVar(&o.format, "format", "", "json, for --dry-run")
 	f.BoolVar(&o.NoDelta, "no-delta", false, "fetch whole layers, without asking for deltas")
+	f.BoolVar(&o.DeltaIndex, "delta-index", false, "where no delta fits, look for tar-diffs under the repository's tag _deltaindex: one more request")
 	f.StringVar(&o.Platform, "platform", "", "OS/ARCH[/VARIANT] to choose from an index (default: this machine's)")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress")
 	addRegistryFlags(f, &o.RegistryOptions)

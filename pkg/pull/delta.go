@@ -23,6 +23,10 @@ type offer struct {
 	base  *storage.Image
 	from  string // what people call the base
 	inTar bool   // the blob is an image's layer in which the delta is a file
+
+	// diffs are tar-diffs of single layers, by their diffIDs, in the place of
+	// one delta; Blob.Size is that of all.
+	diffs map[digest.Digest]layerDiff
 }
 
 // A way is how a pull gets the layers that the store lacks: what a delta does
@@ -128,7 +132,8 @@ func carried(missing []*layer, local map[digest.Digest]string, diffIDs []digest.
 }
 
 // findWays asks for deltas to an image of which layers are missing, with one
-// request at most. Whatever goes wrong is told, and means that there are none.
+// request at most; with DeltaIndex, if none fits, for those of others as well,
+// with one more, or two if there are any. Whatever goes wrong is told, and means that there are none.
 func (p *puller) findWays(ctx context.Context, t *task) []way {
 	if p.o.NoDelta || len(t.missing) == 0 || t.plain.bytes == 0 {
 		return nil
@@ -139,10 +144,10 @@ func (p *puller) findWays(ctx context.Context, t *task) []way {
 	}
 	artifacts, err := p.listDeltas(ctx, t)
 	if err != nil {
-		if ctx.Err() == nil {
-			t.warn("looking for deltas to %s: %v", t.ref, err)
+		if ctx.Err() != nil {
+			return nil
 		}
-		return nil
+		t.warn("looking for deltas to %s: %v", t.ref, err)
 	}
 	var offers []*offer
 	for _, a := range artifacts {
@@ -154,6 +159,13 @@ func (p *puller) findWays(ctx context.Context, t *task) []way {
 		if i >= 0 {
 			offers = append(offers, &offer{Artifact: a, base: &images[i], from: imageName(&images[i]), inTar: t.wrapped != nil})
 		}
+	}
+	ways := p.ways(t.src, t.missing, t.plain, offers)
+	if len(ways) > 0 || !p.o.DeltaIndex || t.wrapped != nil {
+		return ways
+	}
+	if offers, err = p.indexOffers(ctx, t, images); err != nil && ctx.Err() == nil {
+		t.warn("looking for layer deltas to %s: %v", t.ref, err)
 	}
 	return p.ways(t.src, t.missing, t.plain, offers)
 }

@@ -142,6 +142,9 @@ func (a *applier) explain(err error) error {
 
 // apply makes what it can of the expected layers from one delta.
 func (a *applier) apply(ctx context.Context, w way) error {
+	if w.offer.diffs != nil {
+		return a.applyDiffs(ctx, w)
+	}
 	base, err := a.p.openBase(ctx, w.offer.base)
 	if err != nil {
 		return err

@@ -32,11 +32,14 @@ import (
 // user's own configuration says.
 type Options struct {
 	RegistryOptions
-	Platform string      // OS[/ARCH[/VARIANT]]; "" is this machine's
-	AllTags  bool        // every tag of the repository
-	Parallel int         // layers at once; 0 chooses by the memory there is
-	NoDelta  bool        // fetch whole layers, without asking for deltas
-	Progress func(Event) // called by several goroutines; nil: nothing is told
+	Platform string // OS[/ARCH[/VARIANT]]; "" is this machine's
+	AllTags  bool   // every tag of the repository
+	Parallel int    // layers at once; 0 chooses by the memory there is
+	NoDelta  bool   // fetch whole layers, without asking for deltas
+	// DeltaIndex looks for tar-diffs of layers, under the repository's tag
+	// _deltaindex, where no other delta fits: other tools publish such.
+	DeltaIndex bool
+	Progress   func(Event) // called by several goroutines; nil: nothing is told
 }
 
 // Image is an image that was pulled.

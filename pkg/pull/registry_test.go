@@ -32,6 +32,8 @@ type testRegistry struct {
 	served    map[digest.Digest]int64 // bytes
 	requests  map[digest.Digest][]string
 
+	manifestRequests map[string]int // by tag and by digest
+
 	refers   map[digest.Digest][]imgspecv1.Descriptor // by subject; nil: there is no referrers API
 	referred func(w http.ResponseWriter) bool         // a fault of that
 	asked    int                                      // requests for it
@@ -42,6 +44,7 @@ func newTestRegistry(t testing.TB) *testRegistry {
 		blobs: map[digest.Digest][]byte{}, manifests: map[string][]byte{}, mimes: map[string]string{},
 		fault:  map[digest.Digest]func(http.ResponseWriter, *http.Request, []byte) bool{},
 		served: map[digest.Digest]int64{}, requests: map[digest.Digest][]string{},
+		manifestRequests: map[string]int{},
 	}
 	r.Server = httptest.NewServer(r)
 	t.Cleanup(r.Close)
@@ -95,6 +98,7 @@ func (r *testRegistry) tags(w http.ResponseWriter) {
 
 func (r *testRegistry) manifest(w http.ResponseWriter, ref string) {
 	r.mu.Lock()
+	r.manifestRequests[ref]++
 	m, ok := r.manifests[ref]
 	mime := r.mimes[ref]
 	r.mu.Unlock()
