@@ -9,6 +9,7 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	mnetlink "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -31,11 +32,19 @@ type firewall struct {
 }
 
 func (b bridge) firewall() (*firewall, error) {
-	c, err := nftables.New(nftables.AsLasting())
+	c, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(roomForRules))
 	if err != nil {
 		return nil, fmt.Errorf("opening nftables: %w", err)
 	}
 	return &firewall{b, c, &nftables.Table{Family: nftables.TableFamilyIPv4, Name: b.Table}}, nil
+}
+
+// roomForRules: a transaction is one message, and each rule of it is answered
+// before the first answer is read. The usual buffers hold some 200 ports. (The
+// buffers take memory only while something is in them.)
+func roomForRules(c *mnetlink.Conn) error {
+	const room = 32 << 20 // ports by the thousand
+	return errors.Join(c.SetWriteBuffer(room), c.SetReadBuffer(room))
 }
 
 func (f *firewall) close() { _ = f.conn.CloseLasting() }

@@ -151,6 +151,20 @@ fetch() { printf '%s\n' "printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 5 $1 $2 | tail 
 	assert_match '[0-9.]+.h($|[[:space:]])'
 }
 
+@test "a range of 400 ports" {
+	local port=
+	for port in 21000 22000 23000 24000; do # wherever nothing listens
+		ss -Hltn | awk '{print $4}' | grep -qE ":$((port / 1000))[0-3][0-9]{2}$" || break
+	done
+	run_balena run -d --name web -p "127.0.0.1:$port-$((port + 399)):$port-$((port + 399))" "$BUSYBOX" \
+		sh -c "mkdir -p /www && hostname >/www/index.html && httpd -p $((port + 399)) -h /www && exec httpd -f -p $port -h /www"
+	eventually serves "http://127.0.0.1:$port/"
+	eventually serves "http://127.0.0.1:$((port + 399))/"
+	run_balena port web
+	assert_equal "${#lines[@]}" 400
+	run_balena rm -f web
+}
+
 @test "many ports and containers leave no rule and no link behind" {
 	rootless_skip "rules are root's"
 	local before i p1 p2
