@@ -26,11 +26,12 @@ type stage func(args []string, stdin, stdout, stderr *os.File) int
 // balena-userns is missing: it is a loop in C that runs before this
 // (pkg/userns).
 var stages = map[string]stage{
-	monitor.Stage: monitor.Main,
-	initd.Stage:   initd.Main,
-	netns.Stage:   netns.Main,
-	"balena-runc": runccli.Main,
-	"runc":        runccli.Main,
+	monitor.Stage:       monitor.Main(true),
+	monitor.LaunchStage: monitor.LaunchMain(launch),
+	initd.Stage:         initd.Main,
+	netns.Stage:         netns.Main,
+	"balena-runc":       runccli.Main,
+	"runc":              runccli.Main,
 }
 
 // A thread that went into a container's namespaces and cannot come back (an

@@ -56,7 +56,7 @@ type Config struct {
 	// First is the client that is attached before the container starts.
 	First *AttachRequest
 
-	// Descriptors as the monitor sees them; Start fills them in.
+	// Descriptors of the monitor, FirstFD -1 for none; Start fills them in.
 	HoldFDs []int
 	Links   map[string]int
 	FirstFD int

@@ -24,7 +24,7 @@ import (
 // The test binary is its own monitor.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == Stage {
-		os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		os.Exit(Main(false)(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -23,16 +24,20 @@ import (
 // monitor is the state of one balena-monitor process.
 type monitor struct {
 	cfg     Config
+	id      string // the container's, before there is a Config
 	reaper  *reaper
+	ready   *launcher // waits for the first start
 	clients clients
 	log     *logWriter
 	io      stdio
 	lock    *os.File
-	status  *os.File // to the starter; nil once it was told
+	starter *os.File // control socket; nil once it was told
 	self    RunFile  // what run.json says
 	oldOOM  string
 	first   *client // Config.First
-	ran     bool    // the starter was told that the container runs
+	// launches says that balena's own runtime has a launcher, and is no command.
+	launches bool
+	ran      bool // the starter was told that the container runs
 
 	mu       sync.Mutex
 	pid      int  // of the container's first process; 0 when it does not run
@@ -40,39 +45,41 @@ type monitor struct {
 	noMoreCh chan struct{}
 }
 
-// Main is the balena-monitor stage: it reads its Config from descriptor 3,
-// reports on descriptor 4, and returns when the container is gone for good (or
-// becomes the ExitCommand).
-func Main(_ []string, _, _, _ *os.File) int {
-	stayLean()
-	m := &monitor{noMoreCh: make(chan struct{})}
-	if err := m.init(); err != nil {
-		m.report(report{Error: err.Error(), Code: 125})
-		return 125
+// Main makes the balena-monitor stage: it gets its Config on descriptor 3 and
+// reports there, and returns when the container is gone for good (or becomes
+// the ExitCommand). launches says that the binary has LaunchMain; without it
+// balena's own runtime is run as a command, as a foreign one always is.
+func Main(launches bool) func(args []string, stdin, stdout, stderr *os.File) int {
+	return func(args []string, _, _, _ *os.File) int {
+		stayLean()
+		m := &monitor{noMoreCh: make(chan struct{}), launches: launches}
+		err := m.prepare(args)
+		if errors.Is(err, io.EOF) {
+			return 125 // nobody is there to be told
+		}
+		if err == nil {
+			err = m.init()
+		}
+		if err != nil {
+			m.report(report{Error: err.Error(), Code: 125})
+			return 125
+		}
+		exit := m.run()
+		m.end(exit)
+		return 0
 	}
-	exit := m.run()
-	m.end(exit)
-	return 0
 }
 
-// init turns this process into a monitor.
-func (m *monitor) init() error {
-	fds := inherited()
-	m.status = os.NewFile(statusFD, "status")
-	in := os.NewFile(configFD, "config")
-	if m.status == nil || in == nil {
+// prepare turns this process into a monitor, which waits for its Config.
+func (m *monitor) prepare(args []string) error {
+	closeInherited()
+	m.starter = os.NewFile(controlFD, "control")
+	if len(args) == 0 || m.starter == nil {
 		return errors.New("balena-monitor is started by balena, not by hand")
 	}
-	err := json.NewDecoder(in).Decode(&m.cfg)
-	in.Close()
-	if err != nil {
-		return fmt.Errorf("reading the monitor's configuration: %w", err)
-	}
-	if m.cfg.ID == "" || !filepath.IsAbs(m.cfg.RunDir) {
-		return errors.New("the monitor's configuration lacks ID or RunDir")
-	}
-	m.closeOthers(fds)
-	// Only the leader of a session can do this twice; Start has done it.
+	m.id = args[0]
+	unix.CloseOnExec(controlFD)
+	// Only the leader of a session can do this twice; Prepare has done it.
 	_, _ = unix.Setsid()
 	if err := os.Chdir("/"); err != nil {
 		return err
@@ -84,6 +91,20 @@ func (m *monitor) init() error {
 		return fmt.Errorf("becoming a subreaper: %w", err)
 	}
 	_ = os.WriteFile("/proc/self/comm", []byte(Stage), 0) // not "exe"
+	m.reaper = newReaper()
+	if m.launches && slices.Contains(args[1:], ownRuntime) {
+		m.ready, _ = m.newLauncher() // else at the start, or its error
+	}
+	var err error
+	m.cfg, err = receive(m.starter)
+	return err
+}
+
+// init makes ready what the Config names.
+func (m *monitor) init() error {
+	if m.cfg.ID == "" || !filepath.IsAbs(m.cfg.RunDir) {
+		return errors.New("the monitor's configuration lacks ID or RunDir")
+	}
 	if raw, err := os.ReadFile("/proc/self/oom_score_adj"); err == nil {
 		m.oldOOM = strings.TrimSpace(string(raw))
 	}
@@ -98,43 +119,25 @@ func (m *monitor) init() error {
 	}
 	_ = os.Remove(filepath.Join(m.cfg.RunDir, exitFile))
 	_ = os.Remove(filepath.Join(m.cfg.RunDir, problemFile))
-	if m.log, err = openLog(m.cfg.Log); err != nil {
-		return err
-	}
-	m.reaper = newReaper()
-	return nil
+	var err error
+	m.log, err = openLog(m.cfg.Log)
+	return err
 }
 
-// inherited lists the descriptors that came with our own start (all others have
-// close-on-exec), and gives them that too, to keep them from the container.
-func inherited() []int {
+// closeInherited closes what a careless caller of the command line left open: a
+// pipe that a script waits for must not stay open as long as a container runs.
+// (All that is not inherited has close-on-exec.)
+func closeInherited() {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
-		return nil
+		return
 	}
-	var list []int
 	for _, e := range entries {
 		fd, err := strconv.Atoi(e.Name())
-		if err != nil || fd < configFD {
+		if err != nil || fd <= controlFD {
 			continue
 		}
 		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
-			unix.CloseOnExec(fd)
-			list = append(list, fd)
-		}
-	}
-	return list
-}
-
-// closeOthers closes what a careless caller of the command line left open: a
-// pipe that a script waits for must not stay open as long as a container runs.
-func (m *monitor) closeOthers(list []int) {
-	for _, fd := range list {
-		ours := fd == configFD || fd == statusFD || fd == m.cfg.FirstFD || slices.Contains(m.cfg.HoldFDs, fd)
-		for _, link := range m.cfg.Links {
-			ours = ours || fd == link
-		}
-		if !ours {
 			_ = unix.Close(fd)
 		}
 	}
@@ -145,12 +148,12 @@ func nullStdio() error {
 	if err != nil {
 		return fmt.Errorf("opening %s: %w", os.DevNull, err)
 	}
-	for i := range configFD {
+	for i := range controlFD {
 		if err := unix.Dup3(fd, i, 0); err != nil && fd != i {
 			return fmt.Errorf("redirecting descriptor %d: %w", i, err)
 		}
 	}
-	if fd >= configFD {
+	if fd > controlFD {
 		return unix.Close(fd)
 	}
 	return nil
@@ -213,14 +216,14 @@ func (m *monitor) bundle() string {
 
 // report tells the starter, once.
 func (m *monitor) report(r report) {
-	if m.status == nil {
+	if m.starter == nil {
 		return
 	}
 	if raw, err := json.Marshal(r); err == nil {
-		_, _ = m.status.Write(append(raw, '\n'))
+		_, _ = m.starter.Write(append(raw, '\n'))
 	}
-	m.status.Close()
-	m.status = nil
+	m.starter.Close()
+	m.starter = nil
 }
 
 // protectFromOOM and restoreOOM: the monitor should be the last to be killed,
@@ -253,7 +256,7 @@ func (m *monitor) run() Exit {
 		return m.failed(err)
 	}
 	defer listener.Close()
-	if m.cfg.FirstFD > 0 && m.cfg.First != nil {
+	if m.cfg.FirstFD >= 0 && m.cfg.First != nil {
 		if err := m.attachFirst(); err != nil {
 			return m.failed(err)
 		}

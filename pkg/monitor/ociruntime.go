@@ -30,21 +30,11 @@ func (m *monitor) runtimeArgs(args ...string) (string, []string) {
 	return path, append(argv, args...)
 }
 
-// startContainer runs the runtime and returns the process that it leaves.
+// startContainer has the runtime start the container's process.
 func (m *monitor) startContainer() (pid int, ended <-chan unix.WaitStatus, err error) {
 	dir := m.cfg.RunDir
-	logPath := filepath.Join(dir, runtimeLog)
-	pidPath := filepath.Join(dir, pidFile)
-	_ = os.Remove(logPath)
-	_ = os.Remove(pidPath)
-	args := []string{"--log", logPath, "--log-format", "json"}
-	if m.cfg.Exec != nil {
-		args = append(args, "exec", "--detach", "--process", m.cfg.Exec.ProcessFile)
-	} else {
-		args = append(args, "run", "--detach", "--bundle", m.bundle())
-	}
-	args = append(args, "--pid-file", pidPath)
-
+	_ = os.Remove(filepath.Join(dir, runtimeLog))
+	_ = os.Remove(filepath.Join(dir, pidFile))
 	var std [3]*os.File
 	var console *consoleSocket
 	if m.cfg.Terminal {
@@ -52,66 +42,97 @@ func (m *monitor) startContainer() (pid int, ended <-chan unix.WaitStatus, err e
 			return 0, nil, err
 		}
 		defer console.close()
-		args = append(args, "--console-socket", console.path)
-		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-		if err != nil {
-			return 0, nil, err
-		}
-		// What the runtime says outside its log is kept for the error.
-		r, w, err := os.Pipe()
-		if err != nil {
-			null.Close()
-			return 0, nil, err
-		}
-		defer r.Close()
-		std = [3]*os.File{null, null, w}
-		m.io.outs = []stream{{r, frameStderr}}
-	} else if std, err = m.io.pipes(m.cfg.Stdin); err != nil {
-		return 0, nil, err
-	}
-	path, argv := m.runtimeArgs(append(args, m.cfg.ID)...)
-	m.reaper.begin()
-	defer m.reaper.end()
-	m.restoreOOM()
-	_, runtime, err := m.reaper.spawn(path, argv, os.Environ(), std, true)
-	for _, f := range std {
-		f.Close()
+		std, err = m.consoleStdio()
+	} else {
+		std, err = m.io.pipes(m.cfg.Stdin)
 	}
 	if err != nil {
 		m.io.close()
-		return 0, nil, &StartError{Msg: fmt.Sprintf("running the OCI runtime %s: %v", path, err), Code: 125}
+		return 0, nil, err
 	}
 	var master <-chan error
 	if console != nil {
 		master = console.receiveAsync(m.io.setConsole)
 	}
-	ws := <-runtime
-	m.protectFromOOM()
-	if exitCode(ws) != 0 {
-		err := m.runtimeError(logPath, ws)
-		if console != nil {
-			console.l.Close() // so that nobody waits for a console
-			<-master
-		}
-		m.io.close()
-		return 0, nil, err
+	m.reaper.begin()
+	defer m.reaper.end()
+	m.restoreOOM()
+	if m.launches && len(m.cfg.Runtime) == 0 {
+		err = m.startByLauncher(std, console)
+	} else {
+		err = m.startByCommand(std, console)
 	}
-	_ = os.Remove(logPath)
-	raw, err := os.ReadFile(pidPath)
+	m.protectFromOOM()
+	if console != nil {
+		if err != nil {
+			console.l.Close() // so that nobody waits for a console
+		}
+		if merr := <-master; err == nil {
+			err = merr
+		}
+	}
 	if err == nil {
-		pid, err = strconv.Atoi(strings.TrimSpace(string(raw)))
+		pid, err = m.readPid()
 	}
 	if err != nil {
 		m.io.close()
-		return 0, nil, fmt.Errorf("reading the container's process number: %w", err)
-	}
-	if console != nil {
-		if err := <-master; err != nil {
-			m.io.close()
-			return 0, nil, err
-		}
+		return 0, nil, err
 	}
 	return pid, m.reaper.wait(pid), nil
+}
+
+// consoleStdio is what the runtime gets for a process with a console. What it
+// says outside its log is kept for the error.
+func (m *monitor) consoleStdio() (std [3]*os.File, err error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return std, err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		null.Close()
+		return std, err
+	}
+	m.io.outs = []stream{{r, frameStderr}}
+	return [3]*os.File{null, null, w}, nil
+}
+
+// startByCommand runs an OCI runtime's command line.
+func (m *monitor) startByCommand(std [3]*os.File, console *consoleSocket) error {
+	logPath := filepath.Join(m.cfg.RunDir, runtimeLog)
+	args := []string{"--log", logPath, "--log-format", "json"}
+	if m.cfg.Exec != nil {
+		args = append(args, "exec", "--detach", "--process", m.cfg.Exec.ProcessFile)
+	} else {
+		args = append(args, "run", "--detach", "--bundle", m.bundle())
+	}
+	args = append(args, "--pid-file", filepath.Join(m.cfg.RunDir, pidFile))
+	if console != nil {
+		args = append(args, "--console-socket", console.path)
+	}
+	path, argv := m.runtimeArgs(append(args, m.cfg.ID)...)
+	_, runtime, err := m.reaper.spawn(path, argv, os.Environ(), std[:], true)
+	closeAll(std[:])
+	if err != nil {
+		return &StartError{Msg: fmt.Sprintf("running the OCI runtime %s: %v", path, err), Code: 125}
+	}
+	if ws := <-runtime; exitCode(ws) != 0 {
+		return m.runtimeError(logPath, ws)
+	}
+	_ = os.Remove(logPath)
+	return nil
+}
+
+func (m *monitor) readPid() (int, error) {
+	raw, err := os.ReadFile(filepath.Join(m.cfg.RunDir, pidFile))
+	if err != nil {
+		return 0, fmt.Errorf("reading the container's process number: %w", err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	if err != nil {
+		return 0, fmt.Errorf("reading the container's process number: %w", err)
+	}
+	return pid, nil
 }
 
 // receiveAsync gives the console to use as soon as it comes, which is before
@@ -141,11 +162,16 @@ func (m *monitor) runtimeError(logPath string, ws unix.WaitStatus) error {
 	if msg == "" {
 		msg = fmt.Sprintf("the OCI runtime failed with exit code %d", exitCode(ws))
 	}
-	if len(msg) > 4096 {
-		msg = strings.ToValidUTF8(msg[:4096], "")
-	}
 	_ = os.Remove(logPath)
-	return &StartError{Msg: msg, Code: classify(msg)}
+	return &StartError{Msg: clip(msg), Code: classify(msg)}
+}
+
+// clip bounds a message that is kept in a record.
+func clip(msg string) string {
+	if len(msg) > 4096 {
+		return strings.ToValidUTF8(msg[:4096], "")
+	}
+	return msg
 }
 
 // RuntimeLogError gives what an OCI runtime wrote into its JSON log before it
@@ -224,7 +250,7 @@ func (m *monitor) runtime(args ...string) {
 	}
 	defer null.Close()
 	path, argv := m.runtimeArgs(args...)
-	pid, ended, err := m.reaper.spawn(path, argv, os.Environ(), [3]*os.File{null, null, null}, false)
+	pid, ended, err := m.reaper.spawn(path, argv, os.Environ(), []*os.File{null, null, null}, false)
 	if err != nil {
 		m.problem("%s %s: %v", path, args[0], err)
 		return

@@ -85,10 +85,10 @@ func (r *reaper) waitLocked(pid int) <-chan unix.WaitStatus {
 }
 
 // spawn starts a child and waits for it through the returned channel. files
-// become its descriptors 0, 1 and 2. With die it is killed when the monitor is,
+// become its descriptors 0, 1, 2… With die it is killed when the monitor is,
 // so that a start ends with whoever waits for it. (That goes by thread, and
 // threads of this process do not end.)
-func (r *reaper) spawn(path string, argv, env []string, files [3]*os.File, die bool) (int, <-chan unix.WaitStatus, error) {
+func (r *reaper) spawn(path string, argv, env []string, files []*os.File, die bool) (int, <-chan unix.WaitStatus, error) {
 	r.mu.Lock() // so that its end is not reaped before we wait for it
 	defer r.mu.Unlock()
 	attr := &syscall.ProcAttr{Dir: "/", Env: env}

@@ -33,11 +33,16 @@ func (e *Engine) Run(ctx context.Context, o *Options, imageID string, so StartOp
 		return nil, err
 	}
 	defer release()
+	st, err := e.newStage(id)
+	if err != nil {
+		return nil, err
+	}
+	defer st.close()
 	c, err := e.create(ctx, o, imageID, id, true)
 	if err != nil {
 		return nil, errors.Join(err, removeIfThere(e.lockPath(id)))
 	}
-	return c, e.start(ctx, c, so)
+	return c, e.start(ctx, c, so, st)
 }
 
 // create makes a container; started says that it is started at once, so that

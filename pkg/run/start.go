@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -15,7 +14,6 @@ import (
 	units "github.com/docker/go-units"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	graphdriver "go.podman.io/storage/drivers"
-	"golang.org/x/sys/unix"
 
 	"github.com/balena-os/balena/pkg/monitor"
 	"github.com/balena-os/balena/pkg/netns"
@@ -61,13 +59,18 @@ func (e *Engine) Start(ctx context.Context, ref string, o StartOptions) error {
 	if runs, err := e.runs(c, ref); runs || err != nil {
 		return err
 	}
+	st, err := e.newStage(c.ID)
+	if err != nil {
+		return err
+	}
+	defer st.close()
 	if err := e.clean(ctx, c.ID); err != nil {
 		return err
 	}
 	if err := e.recordStart(ctx, c); err != nil {
 		return err
 	}
-	return e.start(ctx, c, o)
+	return e.start(ctx, c, o, st)
 }
 
 // runs tells whether there is nothing to start. ErrPaused.
@@ -87,8 +90,9 @@ func (e *Engine) runs(c *store.Container, ref string) (bool, error) {
 
 // start launches a container whose record says so already; the caller holds its
 // lock. When that fails nothing is left but the record of why.
-func (e *Engine) start(ctx context.Context, c *store.Container, o StartOptions) error {
-	err := e.launch(ctx, c, o)
+func (e *Engine) start(ctx context.Context, c *store.Container, o StartOptions, st *stage) error {
+	err := st.do(func() error { return e.launch(ctx, c, o, st) })
+	st.close() // before what is mounted there is removed
 	var se *monitor.StartError
 	if err == nil || errors.As(err, &se) {
 		return err // the monitor wrote it down and cleaned up
@@ -127,20 +131,9 @@ func (e *Engine) recordStart(ctx context.Context, c *store.Container) error {
 	})
 }
 
-// launch mounts, connects and starts the container from a thread with a mount
-// namespace of its own, which the monitor and the container inherit: what is
-// mounted here is gone when they are, however they end.
-func (e *Engine) launch(ctx context.Context, c *store.Container, o StartOptions) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		done <- e.launchHere(ctx, c, o)
-	}()
-	return <-done
-}
-
-func (e *Engine) launchHere(ctx context.Context, c *store.Container, o StartOptions) error {
-	root, err := e.mountPrivately(c)
+// launch mounts, connects and starts the container, on its stage's thread.
+func (e *Engine) launch(ctx context.Context, c *store.Container, o StartOptions, st *stage) error {
+	root, err := e.mount(c)
 	if err != nil {
 		return fmt.Errorf("mounting container %s: %w", short(c.ID), err)
 	}
@@ -182,14 +175,11 @@ func (e *Engine) launchHere(ctx context.Context, c *store.Container, o StartOpti
 	if err != nil {
 		return err
 	}
-	_, err = monitor.Start(cfg, files)
-	return err
+	return st.start(cfg, files)
 }
 
-// mountPrivately gives the calling thread a mount namespace and mounts the
-// container's rootfs in it. Only the storage is private there; everything else
-// keeps its propagation, so that volumes mounted with rshared work.
-func (e *Engine) mountPrivately(c *store.Container) (root string, err error) {
+// mount mounts the container's rootfs for the calling thread.
+func (e *Engine) mount(c *store.Container) (root string, err error) {
 	layers, err := e.Store.Layers()
 	if err != nil {
 		return "", err
@@ -201,16 +191,6 @@ func (e *Engine) mountPrivately(c *store.Container) (root string, err error) {
 	lc, err := layers.Container(c.ID)
 	if err != nil {
 		return "", err
-	}
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return "", fmt.Errorf("making a mount namespace: %w", err)
-	}
-	home := filepath.Join(e.Store.Root(), driver.String())
-	if err := unix.Mount(home, home, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return "", fmt.Errorf("binding %s: %w", home, err)
-	}
-	if err := unix.Mount("", home, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
-		return "", fmt.Errorf("making %s private: %w", home, err)
 	}
 	return driver.Get(lc.LayerID, graphdriver.MountOpts{
 		UidMaps: lc.UIDMap, GidMaps: lc.GIDMap, Volatile: c.Config.AutoRemove,
