@@ -52,7 +52,8 @@ A delta that saves nothing is not kept, and one that is published already is not
 		Example: `  balena image delta --push docker://registry.example.com/app:1 docker://registry.example.com/app:2
   balena image delta --from-tags 'v*' --last 5 --push docker://registry.example.com/app:v8
   balena image delta -o update.tar app:1 app:2
-  balena image delta -t app:1-2 app:1 app:2`,
+  balena image delta -t app:1-2 app:1 app:2
+  balena image delta --compat=balena-engine -t registry.example.com/app:1-2 app:1 app:2`,
 		Args: func(_ *cobra.Command, args []string) error {
 			switch {
 			case o.fromTags == "" && len(args) < 2:
@@ -69,6 +70,7 @@ A delta that saves nothing is not kept, and one that is published already is not
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVarP(&o.Tag, "tag", "t", "", "store the delta as an image of this name")
+	f.StringVar(&o.Compat, "compat", "", "with --tag: 'balena-engine' makes a delta for devices that run that")
 	f.Var(pushFlag{&o.Push, &o.Repo}, "push", "publish beside TARGET, or in --push=REPO if TARGET is there")
 	f.Lookup("push").NoOptDefVal = besideTarget
 	f.StringVarP(&o.output, "output", "o", "", "write an OCI archive to this file; - is stdout")
@@ -109,6 +111,9 @@ func (p pushFlag) Set(s string) error {
 func (e *env) makeDeltas(ctx context.Context, args []string, o deltaOptions) error {
 	if o.Tag == "" && o.output == "" && !o.Push {
 		return usageError{errors.New("where to? add --push to publish the delta, -o FILE for an archive, or -t NAME to store it")}
+	}
+	if o.Compat != "" && (o.Tag == "" || o.output != "" || o.Push) {
+		return usageError{errors.New("a delta for balena-engine is an image: give it a name with -t NAME, and push that")}
 	}
 	if o.Level < 0 || o.Level > 9 {
 		return usageError{fmt.Errorf("--level is 1 to 9, not %d", o.Level)}

@@ -54,8 +54,6 @@ func engineLayerOf(t testing.TB, base, target []byte) []byte {
 	return tarOf(t, entry{name: "delta", content: d.String(), mode: 0o600})
 }
 
-var emptyTar = make([]byte, 1024)
-
 // engineCase is a base and a target that shares its first layer, and has
 // another of the base's layers at another place.
 type engineCase struct {

@@ -38,6 +38,7 @@ type DeltaOptions struct {
 	Level        int    // 1 to 9; 0 is delta.DefaultLevel
 	Force        bool   // also what is there already, and what saves nothing
 
+	Compat  string    // CompatEngine: for balena-engine, with Tag only; "": for balena
 	Tag     string    // the name under which one delta is stored as an image
 	Push    bool      // publish
 	Repo    string    // where; "" is the target's own repository
@@ -116,6 +117,14 @@ func MakeDeltas(ctx context.Context, st *store.Store, bases []string, target str
 	}
 	if o.Tag != "" && (len(bases) > 1 || o.AllPlatforms) {
 		return nil, errors.New("a name can be given to one delta only")
+	}
+	if o.Compat != "" {
+		switch {
+		case o.Compat != CompatEngine:
+			return nil, fmt.Errorf("deltas for %q are unknown: there are those for %s", o.Compat, CompatEngine)
+		case o.Push || o.Archive != nil || o.Tag == "":
+			return nil, fmt.Errorf("a delta for %s is an image: it needs a name, and is pushed by that", CompatEngine)
+		}
 	}
 	platforms := []string{o.Platform}
 	if o.AllPlatforms {
@@ -239,6 +248,9 @@ func (m *maker) one(ctx context.Context, base, target string, t *deltaImage, pla
 	}
 	if b.platform() != t.platform() && b.image.OS != "" && t.image.OS != "" {
 		return d, fmt.Errorf("%w: the base is for %s, the target for %s", ErrPlatform, b.platform(), t.platform())
+	}
+	if m.o.Compat != "" {
+		return m.makeEngine(ctx, b, t, d)
 	}
 	carry := missingLayers(b, t)
 	for _, l := range carry {

@@ -111,15 +111,22 @@ const (
 // deltaFile is the name of the delta in the layer of such an image.
 const deltaFile = "delta"
 
+// tagName is the name that an image of a delta gets.
+func (m *maker) tagName() (reference.Named, error) {
+	named, err := ParseName(m.o.Tag)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := named.(reference.Digested); ok {
+		return nil, fmt.Errorf("%w: a name for a new image cannot have a digest: %s", ErrBadReference, m.o.Tag)
+	}
+	return named, nil
+}
+
 // store puts a delta into the store as an image of one layer with one file, the
 // way balena-engine keeps its own.
 func (m *maker) store(ctx context.Context, a delta.Artifact, t *deltaImage, blob *spool, d *MadeDelta) error {
-	named, err := ParseName(m.o.Tag)
-	if err == nil {
-		if _, ok := named.(reference.Digested); ok {
-			err = fmt.Errorf("%w: a name for a new image cannot have a digest: %s", ErrBadReference, m.o.Tag)
-		}
-	}
+	named, err := m.tagName()
 	if err != nil {
 		return err
 	}
@@ -132,19 +139,20 @@ func (m *maker) store(ctx context.Context, a delta.Artifact, t *deltaImage, blob
 	if err != nil {
 		return err
 	}
-	l := pl.layers[0]
+	return m.storeImage(ctx, pl, config, named, d, func(_ int, w io.Writer) error { return writeDeltaLayer(w, blob) })
+}
+
+// storeImage puts an image into the store of which write gives the layers' tars.
+func (m *maker) storeImage(ctx context.Context, pl *plan, config []byte, named reference.Named, d *MadeDelta, write func(layer int, w io.Writer) error) error {
 	release, err := m.w.Active(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	unclaim, err := m.w.Claim(ctx, l.id)
-	if err != nil {
-		return err
-	}
-	defer unclaim()
-	if err := m.storeLayer(ctx, l, blob); err != nil {
-		return fmt.Errorf("storing the delta: %w", err)
+	for i, l := range pl.layers {
+		if err := m.storeLayer(ctx, l, func(w io.Writer) error { return write(i, w) }); err != nil {
+			return fmt.Errorf("storing the delta: %w", err)
+		}
 	}
 	p := &puller{st: m.st, layers: m.layers, w: m.w}
 	img, err := p.writeImage(pl, pl.manifest, config, nil, named)
@@ -155,15 +163,20 @@ func (m *maker) store(ctx context.Context, a delta.Artifact, t *deltaImage, blob
 	return nil
 }
 
-func (m *maker) storeLayer(ctx context.Context, l *layer, blob *spool) error {
+func (m *maker) storeLayer(ctx context.Context, l *layer, write func(io.Writer) error) error {
+	unclaim, err := m.w.Claim(ctx, l.id)
+	if err != nil {
+		return err
+	}
+	defer unclaim()
 	has, err := m.w.Has(l.id, l.diffID)
 	if err != nil || has {
 		return err
 	}
 	pr, pw := io.Pipe()
-	go func() { pw.CloseWithError(writeDeltaLayer(pw, blob)) }()
+	go func() { pw.CloseWithError(write(pw)) }()
 	defer pr.CloseWithError(errStopped)
-	rec := durable.Layer{ID: l.id, DiffID: l.diffID, Blob: l.blob.Digest}
+	rec := durable.Layer{ID: l.id, Parent: l.parent, DiffID: l.diffID, Blob: l.blob.Digest}
 	if !m.w.CanStage() {
 		return m.w.Put(ctx, pr, rec)
 	}
