@@ -24,11 +24,13 @@ func newImageCmd(e *env) *cobra.Command {
 		newHistoryCmd(e),
 		newImageExistsCmd(e),
 		newImageInspectCmd(e),
+		newLoadCmd(e),
 		newImagesCmd(e, "ls"),
 		newImagePruneCmd(e),
 		newPullCmd(e),
 		newPushCmd(e),
 		newRmiCmd(e, "rm"),
+		newSaveCmd(e),
 		newTagCmd(e),
 		newUntagCmd(e),
 	)

@@ -21,9 +21,10 @@ var ErrDigest = errors.New("content does not match its digest")
 type differ struct {
 	ctx    context.Context
 	tar    io.Reader
-	want   digest.Digest // the layer's diffID
-	tsData *os.File      // receives the tar-split data
-	exact  bool          // whether that data makes the same tar again
+	want   digest.Digest // the layer's diffID; "" if it is not known
+	got    digest.Digest
+	tsData *os.File // receives the tar-split data
+	exact  bool     // whether that data makes the same tar again
 }
 
 var _ graphdriver.Differ = (*differ)(nil)
@@ -62,7 +63,11 @@ func (d *differ) ApplyDiff(dest string, o *archive.TarOptions, do *graphdriver.D
 		}
 	}()
 
-	sum := d.want.Algorithm().Hash()
+	algorithm := digest.Canonical
+	if d.want != "" {
+		algorithm = d.want.Algorithm()
+	}
+	sum := algorithm.Hash()
 	readErr := d.read(set, toSplit, sum)
 	toSplit.close(readErr)
 	<-splitDone
@@ -71,8 +76,8 @@ func (d *differ) ApplyDiff(dest string, o *archive.TarOptions, do *graphdriver.D
 	if err := firstCause(readErr, splitErr, unpackErr); err != nil {
 		return graphdriver.DriverWithDifferOutput{}, err
 	}
-	if got := digest.NewDigest(d.want.Algorithm(), sum); got != d.want {
-		return graphdriver.DriverWithDifferOutput{}, fmt.Errorf("layer's content is %s, the image's configuration says %s: %w", got, d.want, ErrDigest)
+	if d.got = digest.NewDigest(algorithm, sum); d.want != "" && d.got != d.want {
+		return graphdriver.DriverWithDifferOutput{}, fmt.Errorf("layer's content is %s, the image's configuration says %s: %w", d.got, d.want, ErrDigest)
 	}
 	d.exact = found.exact()
 	return graphdriver.DriverWithDifferOutput{
@@ -80,7 +85,7 @@ func (d *differ) ApplyDiff(dest string, o *archive.TarOptions, do *graphdriver.D
 		Size:               found.size,
 		UIDs:               sortedKeys(found.uids),
 		GIDs:               sortedKeys(found.gids),
-		UncompressedDigest: d.want,
+		UncompressedDigest: d.got,
 		RootDirMode:        found.rootMode,
 	}, nil
 }

@@ -73,6 +73,7 @@ type Staged struct {
 	out     *graphdriver.DriverWithDifferOutput
 	tsData  *os.File // unlinked, or under the name tsName
 	tsName  string
+	diffID  digest.Digest
 	exact   bool // the tar-split data makes the same tar again
 	applied bool
 }
@@ -80,12 +81,18 @@ type Staged struct {
 // Size is the number of bytes of the layer's uncompressed tar.
 func (s *Staged) Size() int64 { return s.out.Size }
 
+// DiffID is the digest of the layer's uncompressed tar.
+func (s *Staged) DiffID() digest.Digest { return s.diffID }
+
 // Stage extracts an uncompressed tar stream, which it reads to its end, and
-// fails with ErrDigest unless its digest is diffID. It holds none of the
-// store's locks meanwhile. The caller commits or discards what it returns.
+// fails with ErrDigest unless its digest is diffID; "" is for a layer of which
+// nothing is known yet. It holds none of the store's locks meanwhile. The caller
+// commits or discards what it returns.
 func (w *Writer) Stage(ctx context.Context, tar io.Reader, diffID digest.Digest) (*Staged, error) {
-	if err := diffID.Validate(); err != nil {
-		return nil, fmt.Errorf("layer's diffID: %w", err)
+	if diffID != "" {
+		if err := diffID.Validate(); err != nil {
+			return nil, fmt.Errorf("layer's diffID: %w", err)
+		}
 	}
 	ts, name, err := w.newTarSplit()
 	if err != nil {
@@ -94,7 +101,7 @@ func (w *Writer) Stage(ctx context.Context, tar io.Reader, diffID digest.Digest)
 	s := &Staged{tsData: ts, tsName: name}
 	d := &differ{ctx: ctx, tar: tar, want: diffID, tsData: ts}
 	s.out, err = w.st.PrepareStagedLayer(nil, d)
-	s.exact = d.exact
+	s.exact, s.diffID = d.exact, d.got
 	if err != nil {
 		return nil, errors.Join(err, w.Discard(s))
 	}

@@ -94,7 +94,7 @@ func (a *archiveWriter) stream(d imgspecv1.Descriptor, r io.Reader) {
 
 func (a *archiveWriter) copy(name string, size int64, r io.Reader) {
 	if a.err == nil {
-		a.err = a.t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size, Format: tar.FormatUSTAR})
+		a.err = a.t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size})
 	}
 	if a.err == nil {
 		_, a.err = io.Copy(a.t, r)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -29,7 +28,8 @@ type ociArchiveRef struct {
 	types.ImageReference
 	file  string
 	image string
-	place int // in index.json; -1: by image, or the only one
+	place int  // in index.json; -1: by image, or the only one
+	any   bool // it does not matter which: the archive is only looked at
 }
 
 // parseOCIArchive reads FILE[:NAME] and FILE:@PLACE.
@@ -89,8 +89,10 @@ func (r ociArchiveRef) NewImageSource(ctx context.Context, _ *types.SystemContex
 // choose finds the image that the reference means, by the rules, and with the
 // errors, of containers/image's oci:.
 func (r ociArchiveRef) choose(index *imgspecv1.Index) (imgspecv1.Descriptor, error) {
-	all := slices.DeleteFunc(slices.Clone(index.Manifests), func(d imgspecv1.Descriptor) bool { return d.ArtifactType == delta.MediaType })
+	all := images(index)
 	switch {
+	case r.any && len(all) > 0:
+		return all[0], nil
 	case r.place >= len(all):
 		return imgspecv1.Descriptor{}, fmt.Errorf("index %d is too large, only %d entries available", r.place, len(all))
 	case r.place >= 0:

@@ -58,22 +58,30 @@ type Image struct {
 // try need not fetch it again, until Sweep removes it or the disk is full;
 // nothing else stays.
 func Pull(ctx context.Context, st *store.Store, ref string, o Options) ([]Image, error) {
+	images, err := withPuller(ctx, st, o, func(p *puller) ([]Image, error) { return p.pull(ctx, ref) })
+	if err != nil {
+		err = fmt.Errorf("pulling %q: %w", ref, unauthorized(err))
+	}
+	return images, err
+}
+
+// withPuller calls f while a pull is at work, and tidies up.
+func withPuller(ctx context.Context, st *store.Store, o Options, f func(*puller) ([]Image, error)) ([]Image, error) {
 	layers, err := st.Layers()
 	if err != nil {
 		return nil, err
 	}
 	p, err := newPuller(st, layers, o)
 	if err != nil {
-		return nil, fmt.Errorf("pulling %q: %w", ref, err)
+		return nil, err
 	}
 	unlock, err := p.w.Active(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("pulling %q: %w", ref, err)
+		return nil, err
 	}
-	images, err := p.pull(ctx, ref)
+	images, err := f(p)
 	unlock()
 	if err != nil {
-		err = fmt.Errorf("pulling %q: %w", ref, unauthorized(err))
 		if errors.Is(err, ErrNoSpace) { // a full disk harms more than fetching again
 			_, serr := sweep(ctx, st, layers, p.w, 0)
 			err = errors.Join(err, serr)
@@ -112,16 +120,22 @@ type job struct {
 func (p *puller) pull(ctx context.Context, ref string) ([]Image, error) {
 	var images []Image
 	err := p.each(ctx, ref, func(sys *types.SystemContext, policy *signature.PolicyContext, j job) error {
-		img, err := p.pullOne(ctx, sys, policy, j)
-		for try := 1; vanished(err) && try < pullTries && ctx.Err() == nil; try++ {
-			img, err = p.pullOne(ctx, sys, policy, j)
-		}
+		img, err := p.pullJob(ctx, sys, policy, j)
 		if err == nil {
 			images = append(images, img)
 		}
 		return err
 	})
 	return images, err
+}
+
+// pullJob pulls one image, again where others removed what it was to share.
+func (p *puller) pullJob(ctx context.Context, sys *types.SystemContext, policy *signature.PolicyContext, j job) (Image, error) {
+	img, err := p.pullOne(ctx, sys, policy, j)
+	for try := 1; vanished(err) && try < pullTries && ctx.Err() == nil; try++ {
+		img, err = p.pullOne(ctx, sys, policy, j)
+	}
+	return img, err
 }
 
 // each calls f for all images that a reference means, until it fails.

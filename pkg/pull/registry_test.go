@@ -172,6 +172,8 @@ type testLayer struct {
 	media string
 }
 
+func (l testLayer) digest() digest.Digest { return digest.FromBytes(l.tar) }
+
 func gz(tarball []byte) testLayer {
 	var b bytes.Buffer
 	w := gzip.NewWriter(&b)
