@@ -22,7 +22,7 @@ export GOFLAGS := -buildvcs=false -tags=$(TAGS)
 export CGO_ENABLED := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-bench build install check docs docs-check test unit bats demo bench cross clean
+.PHONY: help deps deps-bench build install check docs docs-check test unit bats demo bench crash cross clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -61,8 +61,8 @@ docs: ## generate the man pages and completions in docs/
 docs-check: ## the man pages and completions in docs/ are those of the command tree
 	TAGS=$(TAGS) scripts/docs-check
 
-test: build ## everything a contributor must pass: unit, bats as root, bats rootless (as root)
-	test/run unit root rootless
+test: build ## everything a contributor must pass: unit, bats as root, bats rootless, power cuts (as root)
+	test/run unit root rootless crash
 
 unit: ## only the Go tests, with the race detector
 	test/run unit
@@ -75,6 +75,9 @@ demo: build ## the main job on the screen: pull, run, curl, ps, logs, exec, stop
 
 bench: build ## side by side with podman and docker; prints a table (as root)
 	test/bench/bench
+
+crash: build ## cut the power: N=cuts SEED=n FS="ext4 xfs" OP=pull,rm AT=point PEER=podman|docker (as root)
+	N="$(N)" SEED="$(SEED)" FS="$(FS)" OP="$(OP)" AT="$(AT)" PEER="$(PEER)" test/run crash
 
 cross: ## static binaries for the other architectures, in bin/cross
 	scripts/cross

@@ -97,10 +97,25 @@ type imageSet struct {
 	parent map[string]bool // layers that an image's top layer lies upon
 }
 
-func readImages(st storage.Store) (*imageSet, error) {
-	raw, err := st.Images()
+// wholeImages lists the images but those that a power cut or a kill left half
+// made: containers/storage records an image first and its items then, and the
+// manifest is the last of them.
+func wholeImages(st storage.Store) ([]storage.Image, error) {
+	all, err := st.Images()
 	if err != nil {
 		return nil, fmt.Errorf("listing images: %w", err)
+	}
+	return slices.DeleteFunc(all, func(i storage.Image) bool { return halfMade(&i) }), nil
+}
+
+func halfMade(i *storage.Image) bool {
+	return len(i.Names) == 0 && !slices.Contains(i.BigDataNames, storage.ImageDigestBigDataKey)
+}
+
+func readImages(st storage.Store) (*imageSet, error) {
+	raw, err := wholeImages(st)
+	if err != nil {
+		return nil, err
 	}
 	layers, err := st.Layers()
 	if err != nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
+	"path/filepath"
 	"strings"
 
 	"github.com/docker/distribution/registry/api/errcode"
@@ -14,6 +16,8 @@ import (
 	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/image/v5/pkg/docker/config"
 	"go.podman.io/image/v5/types"
+
+	"github.com/balena-os/balena/pkg/durable"
 )
 
 // Errors about credentials.
@@ -138,7 +142,22 @@ func Login(ctx context.Context, registry string, o LoginOptions) (where string, 
 	if err != nil {
 		return "", fmt.Errorf("keeping the credentials: %w", err)
 	}
-	return where, nil
+	return where, syncAuthFile(sys)
+}
+
+// syncAuthFile makes a change of credentials in a named file durable: the file
+// was synced, the folder that it was renamed in was not. The unnamed one lies
+// where a reboot forgets it.
+func syncAuthFile(sys *types.SystemContext) error {
+	for _, f := range []string{sys.AuthFilePath, sys.DockerCompatAuthFilePath} {
+		if f == "" {
+			continue
+		}
+		if err := durable.SyncDir(filepath.Dir(f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("keeping the credentials: %w", err)
+		}
+	}
+	return nil
 }
 
 // credentialStore is docker's "credsStore" where the user did not say which
@@ -205,7 +224,7 @@ func Logout(registry string, o LoginOptions) error {
 	case err != nil:
 		return fmt.Errorf("forgetting the credentials of %s: %w", key, err)
 	}
-	return nil
+	return syncAuthFile(sys)
 }
 
 // LogoutAll forgets all credentials.
@@ -217,5 +236,5 @@ func LogoutAll(o LoginOptions) error {
 	if err := config.RemoveAllAuthentication(sys); err != nil {
 		return fmt.Errorf("forgetting all credentials: %w", err)
 	}
-	return nil
+	return syncAuthFile(sys)
 }

@@ -112,9 +112,9 @@ var (
 // put what they build; name@digest; an unambiguous beginning of the ID. It
 // returns the name that fitted, "" for an ID. ErrNoImage, ErrAmbiguousImage.
 func Find(layers storage.Store, name string) (*storage.Image, string, error) {
-	images, err := layers.Images()
+	images, err := wholeImages(layers)
 	if err != nil {
-		return nil, "", fmt.Errorf("listing images: %w", err)
+		return nil, "", err
 	}
 	return find(images, name)
 }

@@ -514,9 +514,6 @@ func (p *puller) writeImage(pl *plan, top, config []byte, signatures [][]byte, n
 		img.Digest = d
 		o.BigData = append(o.BigData, item(storage.ImageDigestManifestBigDataNamePrefix+"-"+d.String(), top))
 	}
-	o.BigData = append(o.BigData,
-		item(storage.ImageDigestManifestBigDataNamePrefix+"-"+pl.digest.String(), pl.manifest),
-		item(storage.ImageDigestBigDataKey, pl.manifest))
 	meta := imageMetadata{}
 	if len(signatures) > 0 {
 		all := bytes.Join(signatures, nil)
@@ -526,6 +523,10 @@ func (p *puller) writeImage(pl *plan, top, config []byte, signatures [][]byte, n
 		meta.SignaturesSizes = map[digest.Digest][]int{pl.digest: meta.SignatureSizes}
 		o.BigData = append(o.BigData, item("signatures", all), item("signature-"+pl.digest.Encoded(), all))
 	}
+	// The manifest last: without it the image counts as half made.
+	o.BigData = append(o.BigData,
+		item(storage.ImageDigestManifestBigDataNamePrefix+"-"+pl.digest.String(), pl.manifest),
+		item(storage.ImageDigestBigDataKey, pl.manifest))
 	raw, err := json.Marshal(meta)
 	if err != nil {
 		return Image{}, err

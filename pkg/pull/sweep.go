@@ -42,6 +42,9 @@ func sweep(ctx context.Context, st *store.Store, layers storage.Store, w *durabl
 		return nil, err
 	}
 	var removed []string
+	if removed, err = sweepHalfMade(layers); err != nil {
+		return removed, err
+	}
 	for {
 		orphans, err := findOrphans(layers, age)
 		if err != nil || len(orphans) == 0 {
@@ -61,6 +64,26 @@ func sweep(ctx context.Context, st *store.Store, layers storage.Store, w *durabl
 			removed = append(removed, id)
 		}
 	}
+}
+
+// sweepHalfMade removes the images whose making was cut short, with the layers
+// that only they have.
+func sweepHalfMade(layers storage.Store) (removed []string, err error) {
+	images, err := layers.Images()
+	if err != nil {
+		return nil, fmt.Errorf("listing images: %w", err)
+	}
+	for i := range images {
+		if !halfMade(&images[i]) {
+			continue
+		}
+		gone, err := layers.DeleteImage(images[i].ID, true)
+		if err != nil && !errors.Is(err, storage.ErrImageUnknown) && !errors.Is(err, storage.ErrImageUsedByContainer) {
+			return removed, fmt.Errorf("removing the half-made image %s: %w", shortID(images[i].ID), err)
+		}
+		removed = append(removed, gone...)
+	}
+	return removed, nil
 }
 
 // findOrphans lists the layers of pulls on which nothing is built. Their

@@ -162,7 +162,7 @@ func (e *Engine) remove(ctx context.Context, c *store.Container, volumes bool) e
 		}
 		var err error
 		orphans, err = forgetVolumes(tx, c)
-		return err
+		return errors.Join(err, e.noteRemovals(tx, orphans))
 	})
 	if err != nil {
 		return fmt.Errorf("removing container %s: %w", short(c.ID), err)
@@ -310,6 +310,9 @@ func (e *Engine) sweepBoot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := e.sweepFolders(ctx); err != nil {
+		e.Warn(err.Error())
+	}
 	known := map[string]bool{}
 	for _, c := range cs {
 		known[c.ID] = true
@@ -327,6 +330,9 @@ func (e *Engine) sweepBoot(ctx context.Context) error {
 				e.Warn(err.Error())
 			}
 		}
+	}
+	if err := e.sweepBareLayers(layers, known); err != nil {
+		e.Warn(err.Error())
 	}
 	if err := os.MkdirAll(filepath.Dir(done), 0o711); err != nil {
 		return err

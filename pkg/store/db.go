@@ -29,9 +29,10 @@ const (
 	BucketAddresses  = "addresses"  // network name/IP address → container ID
 	BucketPulls      = "pulls"      // pull ID → what is being pulled
 	BucketRegistries = "registries" // HOST[:PORT] → what a registry can do
+	BucketRemovals   = "removals"   // name of a volume whose record is gone → when its folder was to go
 )
 
-var buckets = []string{BucketContainers, BucketNames, BucketVolumes, BucketNetworks, BucketAddresses, BucketPulls, BucketRegistries}
+var buckets = []string{BucketContainers, BucketNames, BucketVolumes, BucketNetworks, BucketAddresses, BucketPulls, BucketRegistries, BucketRemovals}
 
 // Errors that callers tell apart.
 var (

@@ -23,7 +23,7 @@ var ErrDriver = errors.New("no storage driver works here")
 // the one that the root was made with, else native overlay, else overlay
 // through fuse-overlayfs, else vfs with a warning.
 func (s *Store) Layers() (storage.Store, error) {
-	s.once.Do(func() { s.layers, s.err = s.openLayers() })
+	s.once.Do(func() { s.layers, s.err = s.openAfterSweep() })
 	return s.layers, s.err
 }
 

@@ -1,0 +1,120 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.podman.io/storage"
+	"golang.org/x/sys/unix"
+)
+
+// leftovers are what processes that a power cut or a kill ended may have left
+// below the root, and nobody ever looks at again: folders in which the overlay
+// driver tries out the filesystem, layers on their way in, records on theirs.
+var leftovers = []string{
+	"overlay/compat*", "overlay/metacopy-check*", "overlay/opaque-bug-check*", "overlay/volatile-check*",
+	"overlay/staging/*",
+	"*-layers/.tmp-*", "*-images/.tmp-*", "*-containers/.tmp-*",
+}
+
+// stagingLock is what containers/storage locks in a folder below
+// overlay/staging as long as somebody works there.
+const stagingLock = "staging.lock"
+
+// openAfterSweep opens containers/storage. The first to do so after a reboot
+// removes the leftovers before, and the layers without a record after: the
+// records of --rm containers' layers do not survive a reboot, the layers do.
+// All others wait for it, so nobody is at work there.
+func (s *Store) openAfterSweep() (storage.Store, error) {
+	mark, boot := filepath.Join(s.o.RunRoot, "swept"), bootID()
+	isSwept := func() bool {
+		raw, err := os.ReadFile(mark)
+		return err == nil && string(raw) == boot
+	}
+	if isSwept() {
+		return s.openLayers()
+	}
+	lock, err := os.OpenFile(filepath.Join(s.o.RunRoot, "swept.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the lock of the storage's first use: %w", err)
+	}
+	defer lock.Close()
+	for {
+		if err = unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("locking %s: %w", lock.Name(), err)
+	}
+	if isSwept() {
+		return s.openLayers()
+	}
+	// What cannot be removed is no reason not to work.
+	errs := []error{s.sweepLeftovers()}
+	l, err := s.openLayers()
+	if err != nil {
+		return nil, err
+	}
+	errs = append(errs, l.GarbageCollect())
+	if err := errors.Join(errs...); err != nil {
+		s.o.Warn("removing what an earlier boot left in the storage: " + err.Error())
+	}
+	if err := os.WriteFile(mark, []byte(boot), 0o600); err != nil {
+		s.o.Warn("noting that the storage was tidied: " + err.Error())
+	}
+	return l, nil
+}
+
+func (s *Store) sweepLeftovers() error {
+	var errs []error
+	for _, pattern := range leftovers {
+		found, err := filepath.Glob(filepath.Join(s.o.Root, pattern))
+		if err != nil {
+			return err
+		}
+		for _, path := range found {
+			if strings.HasPrefix(pattern, "overlay/staging") && isLocked(filepath.Join(path, stagingLock)) {
+				continue // another tool's
+			}
+			_ = unix.Unmount(filepath.Join(path, "merged"), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+			errs = append(errs, os.RemoveAll(path))
+		}
+	}
+	// The short names of layers that are not there.
+	links, err := filepath.Glob(filepath.Join(s.o.Root, "overlay", "l", "*"))
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		if _, err := os.Stat(l); errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, os.Remove(l))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// isLocked tells whether a process has a record lock on a file.
+func isLocked(path string) bool {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	lk := unix.Flock_t{Type: unix.F_WRLCK, Whence: int16(io.SeekStart)}
+	return unix.FcntlFlock(f.Fd(), unix.F_GETLK, &lk) == nil && lk.Type != unix.F_UNLCK
+}
+
+// bootID names this boot of the machine.
+func bootID() string {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(raw))
+}
