@@ -164,6 +164,7 @@ type maker struct {
 
 	made     []MadeDelta
 	kept     []keptDelta            // for the archive
+	blobs    *blobCache             // of the platform at hand
 	verified map[digest.Digest]bool // layers in the store whose files are as they should be
 }
 
@@ -190,6 +191,7 @@ func newMaker(st *store.Store, o DeltaOptions) (*maker, error) {
 	if m.dir == "" {
 		m.dir = "/var/tmp" // /tmp is memory on many machines
 	}
+	m.blobs = newBlobCache(m.dir)
 	return m, nil
 }
 
@@ -213,16 +215,34 @@ func (m *maker) platform(ctx context.Context, bases []string, target, platform s
 		t = pub.target
 	}
 	var errs []error
-	for _, b := range bases {
-		made, err := m.one(ctx, b, target, t, platform, pub)
+	failed := func(base string, err error) {
+		errs = append(errs, fmt.Errorf("making a delta from %q to %q: %w", base, target, m.explain(err)))
+	}
+	var jobs []*deltaJob
+	defer m.blobs.Close()
+	for _, name := range bases {
+		j, err := m.prepare(ctx, name, target, t, platform, pub)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("making a delta from %q to %q: %w", b, target, m.explain(err)))
-		} else {
-			m.made = append(m.made, made)
+			failed(name, err)
+			continue
 		}
+		defer j.base.Close()
+		m.blobs.expect(j.reads)
+		jobs = append(jobs, j)
+	}
+	for _, j := range jobs {
 		if ctx.Err() != nil {
 			break
 		}
+		if err := m.one(ctx, j, t, pub); err != nil {
+			failed(j.made.Base, err)
+		} else {
+			m.made = append(m.made, j.made)
+		}
+		m.blobs.done(j.reads)
+	}
+	if len(errs) == 0 {
+		return ctx.Err()
 	}
 	return errors.Join(errs...)
 }
@@ -234,26 +254,39 @@ func (m *maker) explain(err error) error {
 	return unauthorized(err)
 }
 
-// one makes one delta and puts it where it belongs.
-func (m *maker) one(ctx context.Context, base, target string, t *deltaImage, platform string, pub *publisher) (MadeDelta, error) {
-	begin := time.Now()
+// deltaJob is one delta that is to be made.
+type deltaJob struct {
+	base  *deltaImage
+	carry []deltaLayer // the target's layers that go into it
+	reads []deltaLayer // all layers that are read for it
+	made  MadeDelta
+}
+
+// prepare looks at a base: what a delta from it takes, and whether it is worth
+// making. It reads manifest and configuration only.
+func (m *maker) prepare(ctx context.Context, base, target string, t *deltaImage, platform string, pub *publisher) (_ *deltaJob, err error) {
 	b, err := m.open(ctx, base, platform)
 	if err != nil {
-		return MadeDelta{}, err
+		return nil, err
 	}
-	defer b.Close()
-	d := MadeDelta{Base: base, Target: target, BaseID: b.id, TargetID: t.id, Platform: t.platform()}
+	defer func() {
+		if err != nil {
+			b.Close()
+		}
+	}()
 	if b.id == t.id {
-		return d, ErrSameImage
+		return nil, ErrSameImage
 	}
 	if b.platform() != t.platform() && b.image.OS != "" && t.image.OS != "" {
-		return d, fmt.Errorf("%w: the base is for %s, the target for %s", ErrPlatform, b.platform(), t.platform())
+		return nil, fmt.Errorf("%w: the base is for %s, the target for %s", ErrPlatform, b.platform(), t.platform())
 	}
+	j := &deltaJob{base: b, carry: missingLayers(b, t)}
+	d := &j.made
+	*d = MadeDelta{Base: base, Target: target, BaseID: b.id, TargetID: t.id, Platform: t.platform()}
 	if m.o.Compat != "" {
-		return m.makeEngine(ctx, b, t, d)
+		return j, nil
 	}
-	carry := missingLayers(b, t)
-	for _, l := range carry {
+	for _, l := range j.carry {
 		d.Layers = append(d.Layers, l.diffID)
 		if d.Whole >= 0 && l.whole >= 0 {
 			d.Whole += l.whole
@@ -261,17 +294,31 @@ func (m *maker) one(ctx context.Context, base, target string, t *deltaImage, pla
 			d.Whole = -1
 		}
 	}
-	if len(carry) == 0 {
+	switch {
+	case len(j.carry) == 0:
 		d.Skipped = "the base has all layers of the target"
-		return d, nil
-	}
-	if pub != nil && !m.o.Force && m.o.Tag == "" && m.o.Archive == nil && pub.has(b.id) {
+	case pub != nil && !m.o.Force && m.o.Tag == "" && m.o.Archive == nil && pub.has(b.id):
 		d.Skipped = "it is published already"
-		return d, nil
+	default:
+		j.reads = slices.Concat(b.layers, j.carry)
 	}
-	blob, err := m.create(ctx, b, t, carry, &d)
+	return j, nil
+}
+
+// one makes one delta and puts it where it belongs.
+func (m *maker) one(ctx context.Context, j *deltaJob, t *deltaImage, pub *publisher) (err error) {
+	begin := time.Now()
+	d := &j.made
+	if m.o.Compat != "" {
+		*d, err = m.makeEngine(ctx, j.base, t, *d)
+		return err
+	}
+	if d.Skipped != "" {
+		return nil
+	}
+	blob, err := m.create(ctx, j.base, t, j.carry, d)
 	if err != nil {
-		return d, err
+		return err
 	}
 	kept := false
 	defer func() {
@@ -280,32 +327,32 @@ func (m *maker) one(ctx context.Context, base, target string, t *deltaImage, pla
 		}
 	}()
 	d.Seconds, d.Memory = time.Since(begin).Seconds(), peakMemory()
-	a := m.artifact(b, t, d)
+	a := m.artifact(j.base, t, *d)
 	if !m.o.Force {
 		raw, err := a.Manifest()
 		if err != nil {
-			return d, err
+			return err
 		}
 		// Lists of what refers to the target repeat the manifest.
 		if d.Size+int64(len(raw)) >= d.whole() {
 			d.Skipped = fmt.Sprintf("it saves nothing: %d bytes, and the layers that it replaces are %d", d.Size, d.whole())
-			return d, nil
+			return nil
 		}
 	}
 	if m.o.Tag != "" {
-		if err := m.store(ctx, a, t, blob, &d); err != nil {
-			return d, err
+		if err := m.store(ctx, a, t, blob, d); err != nil {
+			return err
 		}
 	}
 	if pub != nil {
-		if err := pub.publish(ctx, a, blob, &d); err != nil {
-			return d, err
+		if err := pub.publish(ctx, a, blob, d); err != nil {
+			return err
 		}
 	}
 	if kept = m.o.Archive != nil; kept {
 		m.kept = append(m.kept, keptDelta{a, blob, t})
 	}
-	return d, nil
+	return nil
 }
 
 // missingLayers are the target's layers that a device with the base lacks,

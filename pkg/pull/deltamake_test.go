@@ -180,6 +180,34 @@ func TestDeltaPublish(t *testing.T) {
 	}
 }
 
+// TestDeltaFetchOnce: what several deltas of a command need is fetched once.
+func TestDeltaFetchOnce(t *testing.T) {
+	c := newMakeCase(t, true)
+	c.Requests()
+	o := c.options(t)
+	o.Force = true
+	made, err := MakeDeltas(t.Context(), c.st, []string{c.remote("v1"), c.remote("v2"), c.remote("other")}, c.remote("same"), o)
+	if err != nil || len(made) != 3 {
+		t.Fatalf("made %v, %v", made, err)
+	}
+	got := map[string]int{}
+	for _, q := range c.Requests() {
+		if strings.HasPrefix(q, "GET ") && strings.Contains(q, "/blobs/") {
+			got[q]++
+		}
+	}
+	for q, n := range got {
+		if n > 1 {
+			t.Errorf("%d times %s", n, q)
+		}
+	}
+	o.Force = false
+	if alone := c.make(t, c.remote("v1"), c.remote("same"), o); alone.Digest != made[0].Digest {
+		t.Errorf("made alone it is %s, among others %s", alone.Digest, made[0].Digest)
+	}
+	nothingLeft(t)
+}
+
 // TestDeltaForceReplaces: with another level there is one delta afterwards.
 func TestDeltaForceReplaces(t *testing.T) {
 	for _, api := range []bool{true, false} {

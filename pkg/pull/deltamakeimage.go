@@ -15,7 +15,6 @@ import (
 	"go.podman.io/image/v5/docker"
 	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/image/v5/manifest"
-	"go.podman.io/image/v5/pkg/blobinfocache/none"
 	"go.podman.io/image/v5/types"
 	"go.podman.io/storage"
 
@@ -42,8 +41,9 @@ type deltaImage struct {
 // deltaLayer is a layer of such an image.
 type deltaLayer struct {
 	diffID digest.Digest
-	whole  int64 // bytes of it compressed; -1 if unknown
-	tar    int64 // bytes of it uncompressed; -1 if unknown
+	blob   digest.Digest // compressed, where that is what is read; else ""
+	whole  int64         // bytes of it compressed; -1 if unknown
+	tar    int64         // bytes of it uncompressed; -1 if unknown
 	open   func(ctx context.Context, progress func(done int64)) (io.ReadCloser, error)
 }
 
@@ -91,6 +91,9 @@ func (m *maker) open(ctx context.Context, name, platform string) (*deltaImage, e
 
 func (m *maker) openLocal(given, name, platform string) (*deltaImage, error) {
 	img, found, err := Find(m.layers, name)
+	if errors.Is(err, ErrNoImage) {
+		return nil, fmt.Errorf("%w here; in a registry it would be docker://%s", err, name)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +211,7 @@ func (m *maker) openRemote(ctx context.Context, given string, ref types.ImageRef
 	i.manifest, i.digest, i.id, i.image = p.manifest, p.digest, p.config.Digest, p.image
 	i.mime, i.config = manifest.GuessMIMEType(p.manifest), src.config[p.config.Digest]
 	for _, l := range p.layers {
-		d := deltaLayer{diffID: l.diffID, whole: l.blob.Size, tar: -1, open: openFetched(src, l)}
+		d := deltaLayer{diffID: l.diffID, blob: l.blob.Digest, whole: l.blob.Size, tar: -1, open: m.openFetched(src, l)}
 		if algorithmOf(l.blob.MediaType) == "" {
 			d.whole, d.tar = -1, l.blob.Size
 		}
@@ -217,10 +220,9 @@ func (m *maker) openRemote(ctx context.Context, given string, ref types.ImageRef
 	return i, nil
 }
 
-func openFetched(src *source, l *layer) func(context.Context, func(int64)) (io.ReadCloser, error) {
+func (m *maker) openFetched(src *source, l *layer) func(context.Context, func(int64)) (io.ReadCloser, error) {
 	return func(ctx context.Context, progress func(int64)) (io.ReadCloser, error) {
-		one := newSource(src.ImageSource, func(_ digest.Digest, done int64) { progress(done) })
-		blob, _, err := one.GetBlob(ctx, l.blob, none.NoCache)
+		blob, err := m.blobs.open(ctx, src.ImageSource, l.blob, progress)
 		if err != nil {
 			return nil, err
 		}

@@ -53,7 +53,7 @@ func (m *maker) publisher(ctx context.Context, t *deltaImage) (*publisher, error
 		there.given, there.local = t.given, t.local
 		there.layers = slices.Clone(there.layers)
 		for n := range there.layers {
-			there.layers[n].open, there.layers[n].tar = t.layers[n].open, t.layers[n].tar
+			there.layers[n].open, there.layers[n].blob, there.layers[n].tar = t.layers[n].open, t.layers[n].blob, t.layers[n].tar
 		}
 		p.target = &there
 	}
