@@ -23,9 +23,16 @@ type (
 		encode(s *sheet) ([]byte, error)
 	}
 	blockDecoder interface {
-		// decode fills the columns, whose lengths are given. They stay
-		// as they are until the next call.
-		decode(comp []byte, cols *[numColumns][]byte, sizes *[numColumns]int) error
+		// begin takes a block, which stays as it is until the next one,
+		// and the lengths of its columns; it may decode some of them.
+		begin(comp []byte, cols *[numColumns][]byte, sizes *[numColumns]int) error
+		// more appends the next part of a column to out.
+		more(col int, out []byte) ([]byte, error)
+		// undecoded is how much of a column is left for more.
+		undecoded(col int) int
+		// setDict puts a dictionary into the history of the data column
+		// or, if nil, takes it out; false if the codec has no such thing.
+		setDict(d *dictionary) bool
 	}
 )
 
@@ -62,10 +69,11 @@ func writeBlock(w io.Writer, enc blockEncoder, s *sheet) error {
 		return err
 	}
 	var head []byte
-	for i := range s {
-		head = binary.AppendUvarint(head, uint64(len(s[i])))
-		s[i] = s[i][:0]
+	for i, col := range s.cols {
+		head = binary.AppendUvarint(head, uint64(len(col)))
+		s.cols[i] = col[:0]
 	}
+	s.dicts = s.dicts[:0]
 	head = binary.AppendUvarint(head, uint64(len(comp)))
 	sum := crc32.Update(crc32.Checksum(head, castagnoli), castagnoli, comp)
 	head = append([]byte{frameBlock}, head...)
@@ -80,12 +88,11 @@ func writeBlock(w io.Writer, enc blockEncoder, s *sheet) error {
 // A blockReader reads the frames of a delta.
 type blockReader struct {
 	in   *bufio.Reader
-	dec  blockDecoder
 	comp bytes.Buffer
 }
 
-// readBlock fills the columns with the next block; io.EOF at the end frame.
-func (r *blockReader) readBlock(cols *[numColumns][]byte) error {
+// readBlock goes to the next block; io.EOF at the end frame.
+func (r *blockReader) readBlock(c *cursor) error {
 	kind, err := r.in.ReadByte()
 	if err != nil {
 		return cutOff(err)
@@ -142,7 +149,7 @@ func (r *blockReader) readBlock(cols *[numColumns][]byte) error {
 	if crc32.Update(crc32.Checksum(head, castagnoli), castagnoli, r.comp.Bytes()) != binary.LittleEndian.Uint32(sum[:]) {
 		return formatErr("block has another checksum")
 	}
-	return r.dec.decode(r.comp.Bytes(), cols, &sizes)
+	return c.begin(r.comp.Bytes(), &sizes)
 }
 
 func cutOff(err error) error {

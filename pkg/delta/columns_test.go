@@ -15,23 +15,23 @@ func blocksOf(seed uint64, blocks, size int) []sheet {
 	pool := g.content()
 	for range blocks {
 		var s sheet
-		for col := range s {
-			for n := g.IntN(size); len(s[col]) < n; {
+		for col := range s.cols {
+			for n := g.IntN(size); len(s.cols[col]) < n; {
 				switch g.IntN(5) {
 				case 0:
-					s[col] = append(s[col], make([]byte, g.IntN(3000))...)
+					s.cols[col] = append(s.cols[col], make([]byte, g.IntN(3000))...)
 				case 1:
 					pool = append(g.content(), pool[:min(len(pool), 1<<20)]...)
 					fallthrough
 				case 2:
 					at := g.IntN(len(pool) + 1)
-					s[col] = append(s[col], pool[at:min(len(pool), at+g.IntN(5000))]...)
+					s.cols[col] = append(s.cols[col], pool[at:min(len(pool), at+g.IntN(5000))]...)
 				case 3:
 					for range g.IntN(300) {
-						s[col] = binary.LittleEndian.AppendUint32(s[col], g.Uint32N(1<<g.IntN(31)))
+						s.cols[col] = binary.LittleEndian.AppendUint32(s.cols[col], g.Uint32N(1<<g.IntN(31)))
 					}
 				default:
-					s[col] = append(s[col], g.words[g.IntN(len(g.words))]...)
+					s.cols[col] = append(s.cols[col], g.words[g.IntN(len(g.words))]...)
 				}
 			}
 		}
@@ -48,9 +48,9 @@ func TestCodecs(t *testing.T) {
 		// more than the windows
 		for i := range 7 {
 			var s sheet
-			s[colData] = bytes.Repeat([]byte{byte(i)}, 3<<20)
-			s[colDense] = bytes.Clone(slices.Concat(blocks[len(blocks)-1-i%3][:]...))
-			s[colData] = append(s[colData], s[colDense]...)
+			s.cols[colData] = bytes.Repeat([]byte{byte(i)}, 2<<20)
+			s.cols[colDense] = bytes.Clone(slices.Concat(blocks[len(blocks)-1-i%3].cols[:]...))
+			s.cols[colData] = append(s.cols[colData], s.cols[colDense]...)
 			blocks = append(blocks, s)
 		}
 	}
@@ -64,22 +64,21 @@ func TestCodecs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			raw, coded := 0, 0
+			raw, coded, got := 0, 0, cursor{dec: dec}
 			for i, s := range blocks {
 				comp, err := enc.encode(&s)
 				if err != nil {
 					t.Fatal(err)
 				}
 				var sizes [numColumns]int
-				for j := range s {
-					sizes[j] = len(s[j])
+				for j := range s.cols {
+					sizes[j] = len(s.cols[j])
 				}
-				var got [numColumns][]byte
-				if err := dec.decode(comp, &got, &sizes); err != nil {
+				if err := got.begin(comp, &sizes); err != nil {
 					t.Fatalf("codec %d level %d block %d: %v", codec, level, i, err)
 				}
-				for j := range s {
-					if !bytes.Equal(s[j], got[j]) {
+				for j := range s.cols {
+					if !bytes.Equal(s.cols[j], got.bytes(j, sizes[j])) || got.err != nil {
 						t.Fatalf("codec %d level %d block %d column %d differs", codec, level, i, j)
 					}
 				}
@@ -97,7 +96,7 @@ func FuzzColumns(f *testing.F) {
 			enc, _ := newBlockEncoder(codec, 0)
 			comp, _ := enc.encode(&s)
 			head := []byte{codec}
-			for _, c := range s {
+			for _, c := range s.cols {
 				head = binary.LittleEndian.AppendUint16(head, uint16(len(c)))
 			}
 			f.Add(append(head, comp...))
@@ -115,10 +114,13 @@ func FuzzColumns(f *testing.F) {
 		for i := range sizes {
 			sizes[i] = int(binary.LittleEndian.Uint16(b[1+2*i:]))
 		}
-		var cols [numColumns][]byte
+		c := cursor{dec: dec}
 		for range 2 {
-			if err := dec.decode(b[1+2*numColumns:], &cols, &sizes); err != nil {
+			if err := c.begin(b[1+2*numColumns:], &sizes); err != nil {
 				return
+			}
+			for col, n := range sizes {
+				c.bytes(col, n)
 			}
 		}
 	})

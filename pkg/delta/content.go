@@ -37,6 +37,13 @@ type content struct {
 	pad    int
 	rawPad bool
 
+	declared int64 // the size, where the delta tells it and not the base
+	dict     *dictionary
+	filter   filter
+	inflate  bool
+	gz       *gzipper // what is made goes through it
+	outer    int64    // what is still to come out of it
+
 	path string // the base file
 	file File
 	page *page
@@ -64,14 +71,31 @@ func (m *content) open(base FileSource, pg *page) error {
 	if err != nil {
 		return &BaseError{Path: m.path, Err: err}
 	}
+	if m.inflate {
+		var ok bool
+		if f, ok = inflateFile(f); !ok {
+			return &BaseError{Path: m.path, Err: errChanged}
+		}
+	}
 	m.file, m.size, m.page = f, f.Size(), pg
 	pg.n = 0
 	return nil
 }
 
+// rest is how much of the layer the entry still makes, padding aside.
+func (m *content) rest() int64 {
+	if m.gz != nil {
+		return m.outer
+	}
+	return m.left
+}
+
 func (m *content) close() {
 	if m.file != nil {
 		_ = m.file.Close()
+	}
+	if m.dict != nil {
+		_ = m.dict.file.Close()
 	}
 	*m = content{}
 }

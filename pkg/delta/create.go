@@ -2,6 +2,7 @@ package delta
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -42,7 +43,7 @@ type Summary struct {
 }
 
 const (
-	blockTarget = 4 << 20  // a block is written once it has so much
+	blockTarget = 2 << 20  // a block is written once it has so much
 	maxWhole    = 64 << 20 // files beyond are coded window by window
 	fileWindow  = 32 << 20
 )
@@ -72,7 +73,11 @@ func Create(ctx context.Context, base FileSource, target []LayerTar, w io.Writer
 		if err != nil || l.DiffID.Algorithm() != digest.SHA256 || len(sum) != sha256.Size {
 			return Summary{}, fmt.Errorf("diffID %q is not a SHA-256", l.DiffID)
 		}
-		head = append(head, sum...)
+		size, err := l.size(ctx)
+		if err != nil {
+			return Summary{}, fmt.Errorf("layer %s: %w", l.DiffID, err)
+		}
+		head = binary.AppendUvarint(append(head, sum...), uint64(size))
 	}
 	if _, err := out.Write(head); err != nil {
 		return Summary{}, err
@@ -97,6 +102,19 @@ func Create(ctx context.Context, base FileSource, target []LayerTar, w io.Writer
 	}
 	e.sum.DeltaSize = out.n
 	return e.sum, nil
+}
+
+// size finds out how long a layer is.
+func (l LayerTar) size(ctx context.Context) (int64, error) {
+	if l.Size > 0 {
+		return l.Size, nil
+	}
+	r, err := l.Open(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	return io.Copy(io.Discard, r)
 }
 
 type counter struct {
@@ -312,14 +330,20 @@ func (e *encoder) fill(in io.Reader, n int64) (int64, error) {
 
 // header codes what comes before the content: the operation, the name, the base
 // file, the content's size where the base file does not give it, the header.
-func (e *encoder) header(block []byte, how byte, from string, content []byte, size int64, raw string, rawPad bool) (name, error) {
+func (e *encoder) header(block []byte, p plan, content []byte, size int64, raw string, rawPad bool) (name, error) {
 	flag := block[156]
-	op := opEntry | how
+	op, way := opEntry|p.how, p.way()
+	if way != 0 {
+		op = opWay | p.how
+	}
 	if rawPad {
 		op |= madePadding
 	}
 	e.s.byte(colOps, op)
 	e.s.byte(colOps, flag)
+	if way != 0 {
+		e.s.byte(colOps, way)
+	}
 	var n name
 	if e.pending != nil && kindOf(flag) != kindMeta {
 		n, e.pending = *e.pending, nil
@@ -332,19 +356,32 @@ func (e *encoder) header(block []byte, how byte, from string, content []byte, si
 			e.pending = &n
 		}
 	}
-	switch how {
-	case madeBase, madeFrom, madeFromSize:
-		head, tail := affixes(n.path, from)
+	how := p.how
+	if how == madeBase || how == madeFrom || how == madeFromSize || way&wayDict == wayOther {
+		head, tail := affixes(n.path, p.from)
 		e.s.uint(colNum, uint64(head))
 		e.s.uint(colNum, uint64(tail))
-		e.s.uint(colNum, uint64(len(from)-head-tail))
-		e.s.string(colText, from[head:len(from)-tail])
+		e.s.uint(colNum, uint64(len(p.from)-head-tail))
+		e.s.string(colText, p.from[head:len(p.from)-tail])
 	}
 	switch {
 	case how == madeLiteral && kindOf(flag) == kindMeta:
 		e.metaContent(flag, n, content)
 	case how == madeLiteral || how == madePatchSize || how == madeFromSize:
+		made := size
+		if p.gz != nil {
+			made = int64(len(p.gz.inner))
+		}
+		e.s.uint(colNum, uint64(made))
+	}
+	if way&wayDict != wayNoDict {
+		e.s.bytes(colField, binary.LittleEndian.AppendUint32(nil, crc32.Checksum(p.old, castagnoli)))
+	}
+	if p.gz != nil {
 		e.s.uint(colNum, uint64(size))
+		e.s.uint(colNum, uint64(p.gz.level))
+		e.s.uint(colNum, uint64(len(p.gz.head)))
+		e.s.bytes(colText, p.gz.head)
 	}
 	var link string
 	if flag == '2' && n.path != "" {
@@ -380,10 +417,13 @@ func (e *encoder) file(block, content, pad []byte) error {
 			return err
 		}
 	}
-	if _, err := e.header(block, p.how, p.from, nil, int64(len(content)), raw, rawPad); err != nil {
+	if _, err := e.header(block, p, nil, int64(len(content)), raw, rawPad); err != nil {
 		return err
 	}
 	size := int64(len(content))
+	if p.gz != nil {
+		content = p.gz.inner
+	}
 	switch p.how {
 	case madeNone:
 	case madeSame, madeBase:
@@ -393,18 +433,13 @@ func (e *encoder) file(block, content, pad []byte) error {
 	case madeLiteral:
 		e.sum.New++
 		e.sum.NewBytes += size
-		for i, part := range pieces(content) {
-			if i > 0 {
-				if err := e.room(); err != nil {
-					return err
-				}
-			}
-			e.s.bytes(colData, part)
+		if err := e.literal(&p, content); err != nil {
+			return err
 		}
 	default:
 		e.sum.Patched++
 		e.sum.PatchedBytes += size
-		pw := patchWriter{s: &e.s, room: e.room, old: p.old, left: size, dense: p.dense}
+		pw := patchWriter{s: &e.s, room: e.room, old: p.old, left: int64(len(content)), dense: p.dense}
 		if err := pw.write(p.pieces, content); err != nil {
 			return err
 		}
@@ -412,6 +447,34 @@ func (e *encoder) file(block, content, pad []byte) error {
 	}
 	if rawPad {
 		e.s.bytes(colData, pad)
+	}
+	return nil
+}
+
+// literal writes new content, filtered and with its dictionary.
+func (e *encoder) literal(p *plan, content []byte) error {
+	if p.filter != filterNone {
+		content = bytes.Clone(content)
+		p.filter.encode(content, 0)
+	}
+	if p.dict != wayNoDict {
+		old := p.old
+		if p.filter != filterNone {
+			old = bytes.Clone(old)
+			p.filter.encode(old, 0)
+		}
+		e.s.dict(old)
+	}
+	for i, part := range pieces(content) {
+		if i > 0 {
+			if err := e.room(); err != nil {
+				return err
+			}
+		}
+		e.s.bytes(colData, part)
+	}
+	if p.dict != wayNoDict {
+		e.s.dict(nil)
 	}
 	return nil
 }
@@ -458,7 +521,7 @@ func (e *encoder) largeFile(in *bufio.Reader, block []byte, size, pad int64) err
 		}
 	}
 	// Whether the padding is zero is not known yet: it goes in as it is.
-	if _, err := e.header(block, how, from, nil, size, raw, pad > 0); err != nil {
+	if _, err := e.header(block, plan{how: how, from: from}, nil, size, raw, pad > 0); err != nil {
 		return err
 	}
 	var pw patchWriter

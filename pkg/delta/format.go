@@ -18,19 +18,21 @@ const MediaType = "application/vnd.balena.image.delta.v1"
 // Limits of the format. A decoder refuses what is beyond them before it
 // allocates anything; an encoder stays below.
 const (
-	maxLayers    = 1024     // layers in one delta
-	maxBlockRaw  = 8 << 20  // bytes of all columns of a block, decoded
-	maxBlockComp = 9 << 20  // the same, encoded
-	maxWindow    = 16 << 20 // how far back the data column reaches
-	smallWindow  = 1 << 20  // how far back every other column reaches
-	litPiece     = 64 << 10 // literal content is cut into pieces of this size
-	maxDiffCopy  = 1 << 20  // bytes of one copy with differences
-	maxMeta      = 1 << 20  // content of a PAX or GNU long-name entry
-	maxPath      = 4096     // bytes of a path
-	maxDepth     = 512      // components of a path
-	maxSources   = 1 << 14  // base files, folders and links between two checks
-	maxSize      = 1 << 60  // bytes of one entry
-	mtfLen       = 16       // values that a header field remembers
+	maxLayers    = 1024      // layers in one delta
+	maxBlockRaw  = 4 << 20   // bytes of all columns of a block, decoded
+	maxBlockComp = 5 << 20   // the same, encoded
+	maxWindow    = 16 << 20  // how far back the data column reaches
+	smallWindow  = 1 << 20   // how far back every other column reaches
+	litPiece     = 64 << 10  // literal content is cut into pieces of this size
+	maxDiffCopy  = 256 << 10 // bytes of one copy with differences
+	maxMeta      = 1 << 20   // content of a PAX or GNU long-name entry
+	maxPath      = 4096      // bytes of a path
+	maxDepth     = 512       // components of a path
+	maxSources   = 1 << 14   // base files, folders and links between two checks
+	maxSize      = 1 << 60   // bytes of one entry
+	maxInflated  = 8 << 20   // bytes of a base file that is inflated, before and after
+	maxGzipHead  = 1024      // bytes before what is compressed
+	mtfLen       = 16        // values that a header field remembers
 )
 
 // Columns: what is alike is kept together, so that it compresses well. A block
@@ -60,6 +62,7 @@ const (
 	opZero  = 0x02 // zero bytes
 	opCheck = 0x03 // check of what was read from the base
 	opEntry = 0x10 // a header, plus how its content is made (below)
+	opWay   = 0x30 // the same, and more on how (further below) in a byte after the type flag
 )
 
 // How the content of an entry is made; added to opEntry.
@@ -73,6 +76,18 @@ const (
 	madeFrom      = 0x6 // another base file, patched, of its size
 	madeFromSize  = 0x7 // the same, of another size
 	madePadding   = 0x8 // flag: the padding after it is not all zero
+)
+
+// More on how content is made (opWay): the first two only of new content.
+const (
+	wayDict     = 0x03 // mask
+	wayNoDict   = 0x00
+	waySamePath = 0x01 // the base file of that name
+	wayOther    = 0x02 // another base file
+	wayFilter   = 0x0c // mask of the filter's number
+	wayGzip     = 0x10 // flag: what is made is then compressed
+	wayInflate  = 0x20 // flag: of the base file what is in it, once inflated, is meant
+	wayMask     = 0x3f
 )
 
 // Operations of a patch: a copy of one kind, then an insertion.

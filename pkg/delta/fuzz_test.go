@@ -47,11 +47,13 @@ func FuzzOperations(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		if err := r.in.readBlock(&r.c.cols); err != nil {
+		if err := r.in.readBlock(&r.c); err != nil {
 			f.Fatal(err)
 		}
 		var flat []byte
-		for _, col := range r.c.cols {
+		for i := range r.c.cols {
+			r.c.need(i, maxBlockRaw)
+			col := r.c.cols[i]
 			flat = binary.AppendUvarint(flat, uint64(len(col)))
 			flat = append(flat, col...)
 		}
@@ -59,12 +61,12 @@ func FuzzOperations(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var s sheet
-		for i := range s {
+		for i := range s.cols {
 			n, k := binary.Uvarint(b)
 			if k <= 0 || n > uint64(len(b)-k) {
 				return
 			}
-			s[i], b = b[k:k+int(n)], b[k+int(n):]
+			s.cols[i], b = b[k:k+int(n)], b[k+int(n):]
 		}
 		if s.size() == 0 {
 			return
@@ -76,7 +78,7 @@ func FuzzOperations(f *testing.F) {
 		}
 		out.WriteString(magic)
 		out.Write([]byte{Version, codecLZ, 1})
-		out.Write(make([]byte, 32))
+		out.Write(binary.AppendUvarint(make([]byte, 32), 1<<30))
 		if err := writeBlock(&out, enc, &s); err != nil {
 			t.Fatal(err)
 		}

@@ -4,11 +4,20 @@ import (
 	"encoding/binary"
 )
 
-// A lzDecoder undoes the coding of one column.
+// A lzDecoder undoes the coding of one column, part by part, as its bytes are
+// asked for.
 type lzDecoder struct {
 	lzState
-	window int
-	hist   []byte // before this block, up to the window
+	window uint64
+
+	ring  []byte // what was decoded, up to the window; its length is a power of two
+	pos   uint64 // bytes decoded in all
+	start uint64 // of the current part
+	dict  *dictionary
+	at0   uint64 // where the dictionary was put in
+
+	comp []byte // of this block, not decoded yet
+	left int    // bytes that it still makes
 
 	in   []byte
 	code uint32
@@ -18,58 +27,34 @@ type lzDecoder struct {
 
 // lzBlockDecoder decodes blocks whose columns are coded each on its own.
 type lzBlockDecoder struct {
-	cols [numColumns]*lzDecoder
-	buf  []byte
+	cols [numColumns]lzDecoder
 }
 
-func (d *lzBlockDecoder) decode(comp []byte, cols *[numColumns][]byte, sizes *[numColumns]int) error {
-	total := 0
-	for _, n := range sizes {
-		total += n
-	}
-	if cap(d.buf) < total {
-		d.buf = make([]byte, total)
-	}
-	buf := d.buf[:total]
-	for i, n := range sizes {
-		cols[i] = nil
-		if n == 0 {
-			continue
-		}
-		if d.cols[i] == nil {
-			d.cols[i] = &lzDecoder{lzState: *newLZState(i), window: window(i)}
-		}
-		out := buf[:0:n]
-		buf = buf[n:]
-		for len(out) < n {
-			code, k := binary.Uvarint(comp)
-			if k <= 0 || code>>1 == 0 || code>>1 > uint64(n-len(out)) {
+func (d *lzBlockDecoder) begin(comp []byte, cols *[numColumns][]byte, sizes *[numColumns]int) error {
+	for i := range cols {
+		c := &d.cols[i]
+		c.left, c.comp, cols[i] = sizes[i], nil, cols[i][:0]
+		rest := comp
+		for n := c.left; n > 0; {
+			size, kind, used, ok := partHead(rest)
+			if !ok || size > n {
 				return formatErr("part of column %d out of bounds", i)
 			}
-			comp = comp[k:]
-			size := int(code >> 1)
-			used := size
-			if code&1 == 0 {
-				if len(comp) < size {
+			rest = rest[used:]
+			skip := size
+			if kind != partRaw {
+				v, k := binary.Uvarint(rest)
+				if k <= 0 || v > uint64(len(rest)-k) {
 					return formatErr("column %d ends early", i)
 				}
-				out = append(out, comp[:size]...)
-			} else {
-				v, k := binary.Uvarint(comp)
-				if k <= 0 || v > uint64(len(comp)-k) {
-					return formatErr("column %d ends early", i)
-				}
-				comp = comp[k:]
-				used = int(v)
-				var ok bool
-				if out, ok = d.cols[i].part(out, comp[:used], size); !ok {
-					return formatErr("column %d does not decode", i)
-				}
+				skip = k + int(v)
 			}
-			comp = comp[used:]
+			if skip > len(rest) {
+				return formatErr("column %d ends early", i)
+			}
+			rest, n = rest[skip:], n-size
 		}
-		cols[i] = out
-		d.cols[i].keep(out)
+		c.comp, comp = comp[:len(comp)-len(rest)], rest
 	}
 	if len(comp) > 0 {
 		return formatErr("block is longer than it says")
@@ -77,21 +62,91 @@ func (d *lzBlockDecoder) decode(comp []byte, cols *[numColumns][]byte, sizes *[n
 	return nil
 }
 
-// keep moves the window on.
-func (d *lzDecoder) keep(out []byte) {
-	if len(out) >= d.window {
-		d.hist = append(d.hist[:0], out[len(out)-d.window:]...)
-		return
+// partHead reads the first number of a part: its size and its kind.
+func partHead(b []byte) (size, kind, used int, ok bool) {
+	v, k := binary.Uvarint(b)
+	if k <= 0 || v>>2 == 0 || v>>2 > lzPart || v&3 > partReset {
+		return 0, 0, 0, false
 	}
-	if drop := len(d.hist) + len(out) - d.window; drop > 0 {
-		d.hist = d.hist[:copy(d.hist, d.hist[drop:])]
+	return int(v >> 2), int(v & 3), k, true
+}
+
+// more appends the next part of a column.
+func (d *lzBlockDecoder) more(col int, out []byte) ([]byte, error) {
+	c := &d.cols[col]
+	if c.left == 0 {
+		return out, nil
 	}
-	if need := len(d.hist) + len(out); cap(d.hist) < need {
-		grown := make([]byte, len(d.hist), min(d.window, max(2*cap(d.hist), need)))
-		copy(grown, d.hist)
-		d.hist = grown
+	if c.window == 0 {
+		c.window = uint64(window(col))
 	}
-	d.hist = append(d.hist, out...)
+	size, kind, used, _ := partHead(c.comp)
+	c.comp, c.left = c.comp[used:], c.left-size
+	c.room(size)
+	c.start = c.pos
+	if kind == partRaw {
+		c.store(c.comp[:size])
+		c.comp = c.comp[size:]
+	} else {
+		v, k := binary.Uvarint(c.comp)
+		in := c.comp[k : k+int(v)]
+		c.comp = c.comp[k+int(v):]
+		if kind == partReset {
+			if len(in) == 0 {
+				return out, formatErr("column %d does not decode", col)
+			}
+			props, ok := propsOf(in[0])
+			if !ok {
+				return out, formatErr("column %d has an unknown model", col)
+			}
+			c.lzState, in = newLZState(props), in[1:]
+		}
+		ok := c.literal != nil && c.part(in, size)
+		if c.dict != nil && c.dict.err != nil {
+			return out, c.dict.err
+		}
+		if !ok {
+			return out, formatErr("column %d does not decode", col)
+		}
+	}
+	mask := uint64(len(c.ring) - 1)
+	from, to := c.start&mask, c.pos&mask
+	if from < to {
+		return append(out, c.ring[from:to]...), nil
+	}
+	return append(append(out, c.ring[from:]...), c.ring[:to]...), nil
+}
+
+// undecoded is how much of a column is not decoded yet.
+func (d *lzBlockDecoder) undecoded(col int) int { return d.cols[col].left }
+
+// setDict puts a dictionary into the data column's history, or takes it out.
+func (d *lzBlockDecoder) setDict(dict *dictionary) bool {
+	c := &d.cols[colData]
+	c.dict, c.at0 = dict, c.pos
+	return true
+}
+
+// room lets the ring grow to what the next size bytes need, up to the window.
+func (d *lzDecoder) room(size int) {
+	n := uint64(max(len(d.ring), 4096))
+	for n < d.window && n < d.pos+uint64(size) {
+		n *= 2
+	}
+	if n > uint64(len(d.ring)) {
+		// Nothing was overwritten so far: all is in its place.
+		grown := make([]byte, n)
+		copy(grown, d.ring)
+		d.ring = grown
+	}
+}
+
+func (d *lzDecoder) store(b []byte) {
+	for len(b) > 0 {
+		n := copy(d.ring[d.pos&uint64(len(d.ring)-1):], b)
+		d.pos += uint64(n)
+		b = b[n:]
+	}
 }
 
 func (d *lzDecoder) shift() {
@@ -180,17 +235,19 @@ func (d *lzDecoder) distance(n int) uint32 {
 	return dist
 }
 
-// part decodes size bytes, which are appended to out; there is room for them.
-func (d *lzDecoder) part(out, in []byte, size int) ([]byte, bool) {
+// part decodes size bytes into the ring.
+func (d *lzDecoder) part(in []byte, size int) bool {
 	if len(in) < 4 {
-		return out, false
+		return false
 	}
 	d.code, d.rng, d.in, d.over = binary.BigEndian.Uint32(in), 1<<32-1, in[4:], false
-	end := len(out) + size
-	for len(out) < end {
-		pos := uint32(len(out)) & d.posMask
+	end := d.start + uint64(size)
+	mask := uint64(len(d.ring) - 1)
+	for d.pos < end {
+		pos := uint32(d.pos-d.start) & d.posMask
 		if d.bit(&d.isMatch[d.state][pos]) == 0 {
-			out = append(out, d.literalByte(out))
+			d.ring[d.pos&mask] = d.literalByte()
+			d.pos++
 			d.state = afterLiteral(d.state)
 			continue
 		}
@@ -219,32 +276,33 @@ func (d *lzDecoder) part(out, in []byte, size int) ([]byte, bool) {
 				d.state = afterRep(d.state)
 			}
 		}
-		// The distance has to fit an int of 32 bits, too.
-		if n > end-len(out) || d.over || uint64(d.reps[0]) >= uint64(d.window) {
-			return out, false
-		}
-		var ok bool
-		if out, ok = d.copy(out, int(d.reps[0])+1, n); !ok {
-			return out, false
+		if uint64(n) > end-d.pos || d.over || !d.copy(uint64(d.reps[0])+1, n) {
+			return false
 		}
 	}
-	return out, !d.over && len(d.in) == 0
+	return !d.over && len(d.in) == 0
 }
 
-func (d *lzDecoder) at(out []byte, dist int) byte {
-	if i := len(out) - dist; i >= 0 {
-		return out[i]
-	} else if i += len(d.hist); i >= 0 {
-		return d.hist[i]
+// at is the byte dist back, 0 where there is none.
+func (d *lzDecoder) at(dist uint64) byte {
+	own, size := d.pos-d.at0, d.dict.len()
+	if dist > own {
+		if dist <= own+size {
+			return d.dict.at(size - (dist - own))
+		}
+		dist -= size
 	}
-	return 0
+	if dist > min(d.pos, d.window) {
+		return 0
+	}
+	return d.ring[(d.pos-dist)&uint64(len(d.ring)-1)]
 }
 
-func (d *lzDecoder) literalByte(out []byte) byte {
-	probs := d.literal[0x300*(int(d.at(out, 1))>>(8-literalBits)):][:0x300]
+func (d *lzDecoder) literalByte() byte {
+	probs := d.literalModel(d.at(1), uint32(d.pos-d.start))
 	m := 1
-	if d.state >= 7 {
-		match := int(d.at(out, int(d.reps[0])+1))
+	if d.state >= repState {
+		match := int(d.at(uint64(d.reps[0]) + 1))
 		for m < 0x100 {
 			match <<= 1
 			want := match & 0x100
@@ -261,21 +319,27 @@ func (d *lzDecoder) literalByte(out []byte) byte {
 	return byte(m)
 }
 
-func (d *lzDecoder) copy(out []byte, dist, n int) ([]byte, bool) {
-	if dist > d.window || dist > len(out)+len(d.hist) {
-		return out, false
+// copy repeats n bytes from dist back. A match that begins in the dictionary, or
+// before it, stays there or goes on behind it like any other.
+func (d *lzDecoder) copy(dist uint64, n int) bool {
+	own, size := d.pos-d.at0, d.dict.len()
+	mask := uint64(len(d.ring) - 1)
+	if dist > own {
+		if dist > own+size+min(d.at0, d.window) {
+			return false
+		}
+		for range n {
+			d.ring[d.pos&mask] = d.at(dist)
+			d.pos++
+		}
+		return true
 	}
-	if from := dist - len(out); from > 0 {
-		part := d.hist[len(d.hist)-from:]
-		part = part[:min(n, len(part))]
-		out = append(out, part...)
-		n -= len(part)
+	if dist > d.window {
+		return false
 	}
-	for n > 0 {
-		i := len(out) - dist
-		part := out[i:min(len(out), i+n)]
-		out = append(out, part...)
-		n -= len(part)
+	for range n {
+		d.ring[d.pos&mask] = d.ring[(d.pos-dist)&mask]
+		d.pos++
 	}
-	return out, true
+	return true
 }

@@ -1,6 +1,9 @@
 package delta
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // The model of a column is LZMA's, as in the LZMA specification by Igor Pavlov:
 // the same states, repeated distances, length and distance codes, and adaptive
@@ -19,8 +22,20 @@ const (
 	endPosModel   = 14
 	fullDistances = 1 << (endPosModel / 2)
 	alignBits     = 4
-	literalBits   = 3 // bits of the byte before that choose a literal's model
+
+	repState = 7 // from this state on the byte at the latest distance predicts
 )
+
+// lzProps are LZMA's lc, lp and pb: how much of the byte before and of the
+// position chooses the model of a literal, and of the position that of a match.
+type lzProps struct{ lc, lp, pb uint8 }
+
+func (p lzProps) byte() byte { return p.lc + 9*(p.lp+5*p.pb) }
+
+func propsOf(b byte) (p lzProps, ok bool) {
+	p = lzProps{b % 9, b / 9 % 5, b / 45}
+	return p, p.lc+p.lp <= 4 && p.pb <= 2
+}
 
 type lenModel struct {
 	choice, choice2 uint16
@@ -28,11 +43,15 @@ type lenModel struct {
 	high            [lenHigh]uint16
 }
 
-// lzState is what both sides learn; it goes on from block to block.
+// lzState is what both sides learn; it goes on from part to part until a part
+// says that it begins anew.
 type lzState struct {
+	props   lzProps
 	state   int
 	reps    [4]uint32 // distances less one
-	posMask uint32    // 3 where alignment to four bytes tells something, or 0
+	posMask uint32    // which bits of the position choose a match's model
+	litMask uint32    // the same for literals
+	litMove uint8     // how far the byte before is shifted to choose a literal's
 
 	isMatch           [numStates][4]uint16
 	isRep             [numStates]uint16
@@ -43,13 +62,13 @@ type lzState struct {
 	special           [fullDistances]uint16
 	align             [1 << alignBits]uint16
 	matchLen, repsLen lenModel
-	literal           [0x300 << literalBits]uint16
+	literal           []uint16
 }
 
-func newLZState(col int) *lzState {
-	s := &lzState{}
-	if col == colData || col == colDense {
-		s.posMask = 3
+func newLZState(p lzProps) lzState {
+	s := lzState{
+		props: p, posMask: 1<<p.pb - 1, litMask: 1<<p.lp - 1, litMove: 8 - p.lc,
+		literal: make([]uint16, 0x300<<(p.lc+p.lp)),
 	}
 	for i := range s.literal {
 		s.literal[i] = probInit
@@ -120,6 +139,20 @@ func afterShortRep(s int) int {
 }
 
 func lenState(n int) int { return min(n-minMatch, 3) }
+
+// literalModel is the model of a literal behind the byte before, at a position
+// within its part.
+func (s *lzState) literalModel(before byte, pos uint32) []uint16 {
+	i := (pos&s.litMask)<<s.props.lc + uint32(before>>s.litMove)
+	return s.literal[0x300*i:][:0x300]
+}
+
+// clone copies what has been learned.
+func (s *lzState) clone() lzState {
+	c := *s
+	c.literal = slices.Clone(s.literal)
+	return c
+}
 
 // slotOf is the distance code of a distance less one.
 func slotOf(d uint32) int {

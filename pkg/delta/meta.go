@@ -83,7 +83,7 @@ func (e *encoder) meta(in *bufio.Reader, block, content, pad []byte) error {
 		raw = cString(content)
 	}
 	rawPad := !allZero(pad)
-	if _, err := e.header(block, madeLiteral, "", content, int64(len(content)), raw, rawPad); err != nil {
+	if _, err := e.header(block, plan{how: madeLiteral}, content, int64(len(content)), raw, rawPad); err != nil {
 		return err
 	}
 	if rawPad {

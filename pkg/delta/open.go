@@ -18,7 +18,7 @@ import (
 
 // A Reader makes the layers of the target from a delta and the base, one after
 // the other, like a tar.Reader goes through its entries: Next goes to a layer,
-// Read gives its uncompressed tar. It needs no temporary files, and keeps 48 MB
+// Read gives its uncompressed tar. It needs no temporary files, and keeps 50 MB
 // at most, some 30 where much is new and 5 where little is; how much more the
 // process takes is up to the garbage collector (debug.SetGCPercent). It is used
 // by one goroutine at a time.
@@ -26,12 +26,14 @@ type Reader struct {
 	in     blockReader
 	base   FileSource
 	layers []digest.Digest
+	sizes  []int64
 	layer  int // which of them is being read; -1 before the first Next
 	ended  bool
 	err    error
 
 	c       cursor
-	damaged bool // the delta itself is
+	damaged bool  // the delta itself is
+	left    int64 // bytes that the layer still has, as the head says
 	names   *namer
 	headers headerModel
 	pending *name // of the entry whose name an entry before it carried
@@ -42,6 +44,8 @@ type Reader struct {
 	out  []byte
 	made content
 	page page
+	gz   *gzipper
+	raw  []byte // what goes into it
 }
 
 // Open reads the head of a delta. Neither r nor base is closed by the Reader.
@@ -70,19 +74,31 @@ func Open(r io.Reader, base FileSource) (*Reader, error) {
 	if n > maxLayers {
 		return nil, formatErr("%d layers", n)
 	}
-	d := &Reader{in: blockReader{in: in, dec: dec}, base: base, layer: -1, ended: true, ledger: ledger{keep: true}}
+	d := &Reader{in: blockReader{in: in}, c: cursor{dec: dec}, base: base, layer: -1, ended: true, ledger: ledger{keep: true}}
 	for range n {
 		var sum [sha256.Size]byte
 		if _, err := io.ReadFull(in, sum[:]); err != nil {
 			return nil, cutOff(err)
 		}
+		size, err := binary.ReadUvarint(in)
+		if err != nil {
+			return nil, cutOff(err)
+		}
+		if size > maxSize {
+			return nil, formatErr("layer of %d bytes", size)
+		}
 		d.layers = append(d.layers, digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(sum[:])))
+		d.sizes = append(d.sizes, int64(size))
 	}
 	return d, nil
 }
 
 // Layers lists the diffIDs of the layers that the delta carries, in order.
 func (d *Reader) Layers() []digest.Digest { return d.layers }
+
+// Sizes lists how long the layers' tars are. A Reader makes no byte more of a
+// layer than this; whether there is room for so much is for the caller to see.
+func (d *Reader) Sizes() []int64 { return d.sizes }
 
 // Next goes to the next layer, past what is left of the one before, and returns
 // its diffID; io.EOF after the last one.
@@ -102,7 +118,7 @@ func (d *Reader) Next() (digest.Digest, error) {
 		return "", d.err
 	}
 	d.layer++
-	d.ended, d.pending = false, nil
+	d.ended, d.pending, d.left = false, nil, d.sizes[d.layer]
 	d.sum = sha256.New()
 	d.names = newNamer(d.base, &d.ledger)
 	return d.layers[d.layer], nil
@@ -113,7 +129,7 @@ func (d *Reader) end() error {
 	if !d.c.empty() {
 		return formatErr("operations after the last layer")
 	}
-	if err := d.in.readBlock(&d.c.cols); !errors.Is(err, io.EOF) {
+	if err := d.in.readBlock(&d.c); !errors.Is(err, io.EOF) {
 		return errors.Join(formatErr("more than the layers"), err)
 	}
 	return io.EOF
@@ -134,6 +150,10 @@ func (d *Reader) Read(p []byte) (int, error) {
 		err := d.step()
 		if err == nil {
 			err = d.c.err
+		}
+		if err == nil {
+			d.left -= int64(len(d.buf))
+			err = d.bounds()
 		}
 		if err != nil {
 			d.err = d.blame(err)
@@ -158,7 +178,7 @@ func (d *Reader) Read(p []byte) (int, error) {
 // checked before they are decoded, so that a file whose size is not as expected
 // is the likelier reason.
 func (d *Reader) blame(err error) error {
-	if d.damaged || !errors.Is(err, ErrFormat) {
+	if d.damaged || d.c.damaged || !errors.Is(err, ErrFormat) {
 		return err
 	}
 	if d.made.file != nil {
@@ -170,13 +190,32 @@ func (d *Reader) blame(err error) error {
 	return err
 }
 
+// bounds holds what is to be made against the size that the head tells. Sizes of
+// base files count in it: which of them is not as it was, only a check tells.
+func (d *Reader) bounds() error {
+	switch over := d.made.rest() > d.left || d.left < 0; {
+	case d.ended && d.left != 0:
+		return d.lie("the layer ends %d bytes early", d.left)
+	case !over:
+		return nil
+	case d.made.declared > d.sizes[d.layer] || d.ledger.n == 0 && d.made.file == nil:
+		return d.lie("more than the %d bytes of the layer", d.sizes[d.layer])
+	}
+	return fmt.Errorf("%w: the layer becomes too long with its files", ErrBase)
+}
+
+func (d *Reader) lie(what string, args ...any) error {
+	d.damaged = true
+	return formatErr(what, args...)
+}
+
 // fetch sees to it that there is something to decode: the next block once
 // everything of this one is used up.
 func (d *Reader) fetch() error {
 	if !d.c.empty() {
 		return nil
 	}
-	err := d.in.readBlock(&d.c.cols)
+	err := d.in.readBlock(&d.c)
 	if errors.Is(err, io.EOF) {
 		err = formatErr("it ends within a layer")
 	}
@@ -205,13 +244,14 @@ func (d *Reader) step() error {
 		d.buf = append(d.buf, d.c.bytes(colData, int(d.c.uint(colNum, litPiece)))...)
 		return nil
 	case opZero:
-		d.made = content{active: true, how: madeZero, left: int64(d.c.uint(colNum, maxSize))}
+		n := int64(d.c.uint(colNum, maxSize))
+		d.made = content{active: true, how: madeZero, left: n, declared: n}
 		return nil
 	default:
-		if op&^0xf != opEntry {
+		if op&^0xf != opEntry && op&^0xf != opWay {
 			return formatErr("unknown operation %#x", op)
 		}
-		return d.entry(op & 0xf)
+		return d.entry(op)
 	}
 }
 
@@ -224,8 +264,14 @@ func (d *Reader) check() error {
 }
 
 // entry decodes a header and prepares for its content.
-func (d *Reader) entry(how byte) error {
+func (d *Reader) entry(op byte) error {
 	flag := d.c.byte(colOps)
+	var way byte
+	if op&^0xf == opWay {
+		if way = d.c.byte(colOps); !validWay(way, op&0x7) || kindOf(flag) == kindMeta {
+			return formatErr("unknown way %#x to make content", way)
+		}
+	}
 	if d.ledger.n >= maxSources {
 		return formatErr("too many base files without a check")
 	}
@@ -245,10 +291,9 @@ func (d *Reader) entry(how byte) error {
 			d.pending = &n
 		}
 	}
-	how, rawPad := how&^madePadding, how&madePadding != 0
-	d.made = content{active: true, how: how, path: n.path, rawPad: rawPad}
-	switch how {
-	case madeBase, madeFrom, madeFromSize:
+	how, rawPad := op&0x7, op&madePadding != 0
+	d.made = content{active: true, how: how, path: n.path, rawPad: rawPad, filter: filter(way & wayFilter >> 2), inflate: way&wayInflate != 0}
+	if how == madeBase || how == madeFrom || how == madeFromSize || way&wayDict == wayOther {
 		d.made.path = d.basePath(n.path)
 	}
 	var meta []byte
@@ -261,6 +306,7 @@ func (d *Reader) entry(how byte) error {
 		d.made.left = d.made.size
 	case madePatchSize, madeFromSize:
 		d.made.left = int64(d.c.uint(colNum, maxSize))
+		d.made.declared = d.made.left
 		if err := d.made.open(d.base, &d.page); err != nil {
 			return err
 		}
@@ -271,8 +317,18 @@ func (d *Reader) entry(how byte) error {
 			break
 		}
 		d.made.left = int64(d.c.uint(colNum, maxSize))
+		d.made.declared = d.made.left
+		if way&wayDict != wayNoDict {
+			if err := d.openDict(); err != nil {
+				return err
+			}
+		}
 	}
 	size := d.made.left
+	var head []byte
+	if way&wayGzip != 0 {
+		size, head = d.openGzip()
+	}
 	d.made.pad = int(-size & (blockSize - 1))
 	var link string
 	if flag == '2' && n.path != "" {
@@ -286,7 +342,68 @@ func (d *Reader) entry(how byte) error {
 		d.buf = append(d.buf, meta...)
 		d.made.left = 0
 	}
+	d.buf = append(d.buf, head...)
 	return d.c.err
+}
+
+// validWay tells whether content made so can be made in this way.
+func validWay(way, how byte) bool {
+	base := how >= madePatch || way&wayDict != wayNoDict
+	return way&^wayMask == 0 && way&wayDict <= wayOther && way&wayFilter>>2 < numFilters &&
+		how >= madeLiteral && (how == madeLiteral || way&(wayDict|wayFilter) == 0) && (base || way&wayInflate == 0)
+}
+
+// openGzip prepares to compress what is made; it returns how long the file gets,
+// and what it begins with.
+func (d *Reader) openGzip() (size int64, head []byte) {
+	m, c := &d.made, &d.c
+	size = int64(c.uint(colNum, maxSize))
+	level := int(c.uint(colNum, 9))
+	head = bytes.Clone(c.bytes(colText, int(c.uint(colNum, maxGzipHead))))
+	if c.err == nil && (level < gzMinLevel || size < int64(len(head)) || m.left == 0) {
+		c.fail("compressed file out of bounds")
+	}
+	if c.err != nil {
+		return 0, nil
+	}
+	if d.gz == nil {
+		d.gz = &gzipper{}
+	}
+	d.gz.reset(level)
+	m.gz, m.outer, m.declared = d.gz, size-int64(len(head)), size
+	return size, head
+}
+
+// openDict puts the base file that new content refers to into the history of the
+// data column.
+func (d *Reader) openDict() error {
+	sum := d.c.bytes(colField, 4)
+	if d.c.err != nil {
+		return d.c.err
+	}
+	m := &d.made
+	if err := m.open(d.base, &d.page); err != nil {
+		return err
+	}
+	m.dict = &dictionary{path: m.path, file: m.file, size: uint64(m.size), code: m.filter}
+	m.file = nil
+	if m.dict.size > maxDict {
+		return &BaseError{Path: m.path, Err: errChanged}
+	}
+	if err := m.dict.verify(binary.LittleEndian.Uint32(sum)); err != nil {
+		return err
+	}
+	return d.setDict(m.dict)
+}
+
+func (d *Reader) setDict(dict *dictionary) error {
+	if len(d.c.cols[colData]) > 0 {
+		return d.lie("a part of new content goes on beyond its file")
+	}
+	if !d.c.dec.setDict(dict) {
+		return d.lie("this codec has no dictionaries")
+	}
+	return nil
 }
 
 // basePath decodes the path of a base file by how it differs from an entry's.
@@ -317,8 +434,31 @@ func (d *Reader) meta(n name) []byte {
 	return append(b, d.c.bytes(colText, int(d.c.uint(colNum, maxMeta)))...)
 }
 
-// content makes the next part of an entry's content.
+// content makes the next part of an entry's content and, if need be, compresses
+// it.
 func (d *Reader) content() error {
+	m, at := &d.made, len(d.buf)
+	err := d.plain()
+	if m.gz == nil || err != nil || d.c.err != nil {
+		return err
+	}
+	d.raw = append(d.raw[:0], d.buf[at:]...)
+	d.buf = m.gz.write(d.buf[:at], d.raw)
+	if m.left == 0 {
+		d.buf = m.gz.finish(d.buf)
+	}
+	m.outer -= int64(len(d.buf) - at)
+	if m.outer >= 0 && (m.outer == 0 || m.left > 0) {
+		return nil
+	}
+	if m.file != nil {
+		return &BaseError{Path: m.path, Err: errChanged}
+	}
+	return d.lie("compressed file of another size")
+}
+
+// plain makes the next part of it as it is before that.
+func (d *Reader) plain() error {
 	m := &d.made
 	switch m.how {
 	case madeZero:
@@ -340,7 +480,10 @@ func (d *Reader) content() error {
 	}
 	if m.how == madeLiteral {
 		n := min(m.left, litPiece)
+		at := len(d.buf)
 		d.buf = append(d.buf, d.c.bytes(colData, int(n))...)
+		m.filter.decode(d.buf[at:], uint64(m.pos))
+		m.pos += n
 		m.left -= n
 		return nil
 	}
@@ -445,6 +588,11 @@ func (d *Reader) differ(kind byte, b []byte) {
 // endContent pads to the next block and enters the file into the ledger.
 func (d *Reader) endContent() error {
 	m := &d.made
+	if m.dict != nil {
+		if err := d.setDict(nil); err != nil {
+			return err
+		}
+	}
 	if m.rawPad {
 		d.buf = append(d.buf, d.c.bytes(colData, m.pad)...)
 	} else {

@@ -16,77 +16,40 @@ type plan struct {
 	old    []byte // what is in it
 	pieces []piece
 	dense  bool
+	dict   byte // of new content: whether from is its dictionary (way...)
+	filter filter
+
+	gz      *gzipped // what is to be made is compressed
+	inflate bool     // old is what from holds, inflated
 }
 
-// maxTried is how many base files are tried for a file, by its size.
-func maxTried(size int) int {
-	switch {
-	case size <= 1<<20:
-		return 3
-	case size <= 8<<20:
-		return 2
+func (p *plan) way() byte {
+	way := p.dict | byte(p.filter)<<2
+	if p.gz != nil {
+		way |= wayGzip
 	}
-	return 1
+	if p.inflate {
+		way |= wayInflate
+	}
+	return way
 }
 
-// plan chooses the way that takes the fewest bytes.
-func (e *encoder) plan(path string, content []byte) (plan, error) {
-	if from, ok := e.ix.same(path, content); ok {
-		if from == path {
-			return plan{how: madeSame, from: from}, nil
-		}
-		return plan{how: madeBase, from: from}, nil
-	}
-	best := plan{how: madeLiteral}
-	if len(content) < 32 {
-		return best, nil
-	}
-	ids := e.ix.similar(path, content)
-	if len(ids) == 0 {
-		return best, nil
-	}
-	cost := estimate(content)
-	for _, id := range ids[:min(len(ids), maxTried(len(content)))] {
-		old, err := e.ix.read(id)
-		if err != nil {
-			return plan{}, err
-		}
-		p := plan{from: e.ix.files[id].path, old: old}
-		sameSize := len(old) == len(content)
-		switch {
-		case p.from == path && sameSize:
-			p.how = madePatch
-		case p.from == path:
-			p.how = madePatchSize
-		case sameSize:
-			p.how = madeFrom
-		default:
-			p.how = madeFromSize
-		}
-		p.pieces, _ = newMatcher(old).patch(content, 0)
-		for _, p.dense = range []bool{false, true} {
-			if c := p.cost(content); c < cost {
-				best, cost = p, c
-			}
-		}
-		if cost < len(content)/200 {
-			break // near enough
-		}
-	}
-	return best, nil
-}
-
+// cost is about how much a patch takes.
 func (p *plan) cost(content []byte) int {
-	var s sheet
-	pw := patchWriter{s: &s, room: func() error { return nil }, old: p.old, left: int64(len(content)), dense: p.dense}
-	if err := pw.write(p.pieces, content); err != nil {
-		return len(content)
-	}
+	s := p.sheet(content)
 	n := 8
-	for _, col := range s {
+	for _, col := range s.cols {
 		n += estimate(col)
 	}
 	return n
+}
+
+// sheet writes a patch by itself.
+func (p *plan) sheet(content []byte) *sheet {
+	s := &sheet{}
+	pw := patchWriter{s: s, room: func() error { return nil }, old: p.old, left: int64(len(content)), dense: p.dense}
+	_ = pw.write(p.pieces, content) // fails only if room does
+	return s
 }
 
 var estimator = sync.OnceValue(func() *zstd.Encoder {

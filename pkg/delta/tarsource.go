@@ -17,7 +17,10 @@ import (
 // A LayerTar is a layer as an uncompressed tar.
 type LayerTar struct {
 	DiffID digest.Digest
-	// Open starts reading; it is called once and the reader is closed.
+	// Size is how long it is, if that is known. Create, which has to say
+	// so first, otherwise reads the layer once more to find out.
+	Size int64
+	// Open starts reading; the reader is closed.
 	Open func(context.Context) (io.ReadCloser, error)
 }
 

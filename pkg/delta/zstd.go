@@ -24,7 +24,7 @@ func newZstdEncoder(level int) (*zstdEncoder, error) {
 
 func (e *zstdEncoder) encode(s *sheet) ([]byte, error) {
 	e.out.Reset()
-	for _, col := range s {
+	for _, col := range s.cols {
 		if len(col) == 0 {
 			continue
 		}
@@ -52,7 +52,14 @@ func newZstdDecoder() (*zstdDecoder, error) {
 	return d, err
 }
 
-func (d *zstdDecoder) decode(comp []byte, cols *[numColumns][]byte, sizes *[numColumns]int) error {
+func (d *zstdDecoder) more(_ int, out []byte) ([]byte, error) { return out, nil }
+
+func (d *zstdDecoder) undecoded(int) int { return 0 }
+
+func (d *zstdDecoder) setDict(*dictionary) bool { return false }
+
+// begin decodes all columns.
+func (d *zstdDecoder) begin(comp []byte, cols *[numColumns][]byte, sizes *[numColumns]int) error {
 	first := d.buf == nil
 	d.in.Reset(comp)
 	if first {

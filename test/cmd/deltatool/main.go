@@ -2,7 +2,10 @@
 // that took. test/bench/delta/run uses it.
 //
 //	deltatool create [-level N] OUT BASE.tar[,BASE2.tar...] TARGET.tar[,...]
-//	deltatool apply DELTA BASE-FOLDER|BASE.tar[,...] [TARGET.tar,...]
+//	deltatool apply DELTA BASE-FOLDER|BASE.tar[,...]
+//	deltatool layer UPPER OUT.tar
+//
+// layer packs the upper folder of an overlay as the engine's storage does.
 package main
 
 import (
@@ -18,6 +21,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"go.podman.io/storage/pkg/archive"
 
 	"github.com/balena-os/balena/pkg/delta"
 )
@@ -46,8 +50,10 @@ func run(args []string) error {
 		err = create(res, *level, a[0], a[1], a[2])
 	case args[0] == "apply" && len(a) >= 2:
 		err = apply(res, a[0], a[1])
+	case args[0] == "layer" && len(a) == 2:
+		return layer(a[0], a[1])
 	default:
-		err = errors.New("create or apply?")
+		err = errors.New("create, apply or layer?")
 	}
 	var ru syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &ru)
@@ -135,4 +141,18 @@ func apply(res map[string]any, in, base string) error {
 			return err
 		}
 	}
+}
+
+func layer(dir, out string) error {
+	r, err := archive.TarWithOptions(dir, &archive.TarOptions{WhiteoutFormat: archive.OverlayWhiteoutFormat})
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	f, err := os.Create(out)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, r)
+	return errors.Join(err, f.Close())
 }
