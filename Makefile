@@ -22,7 +22,7 @@ export GOFLAGS := -buildvcs=false -tags=$(TAGS)
 export CGO_ENABLED := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-bench build install check docs docs-check test unit bats demo bench crash cross clean
+.PHONY: help deps deps-bench build install check docs docs-check test unit bats demo bench bench-fleet crash cross clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -53,7 +53,7 @@ check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated d
 	$(GO) mod tidy -diff
 	@for d in third_party/*/; do (cd $$d && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
 	scripts/deadcode-check
-	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/cross scripts/deadcode-check scripts/docs-check scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor
+	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/cross scripts/deadcode-check scripts/docs-check scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/fleet
 
 docs: ## generate the man pages and completions in docs/
 	TAGS=$(TAGS) scripts/docs
@@ -78,6 +78,9 @@ bench: build ## side by side with podman and docker; prints a table (as root)
 
 crash: build ## cut the power: N=cuts SEED=n FS="ext4 xfs" OP=pull,rm AT=point PEER=podman|docker (as root)
 	N="$(N)" SEED="$(SEED)" FS="$(FS)" OP="$(OP)" AT="$(AT)" PEER="$(PEER)" test/run crash
+
+bench-fleet: build ## what 1,000 devices take from a registry for an update, with deltas and without (as root)
+	test/bench/fleet $(FLEET)
 
 cross: ## static binaries for the other architectures, in bin/cross
 	scripts/cross

@@ -157,6 +157,14 @@ func (e *env) makeDeltas(ctx context.Context, args []string, o deltaOptions) err
 	}
 	show, done := e.deltaProgress(o.quiet)
 	o.Progress = show
+	if !o.quiet && (len(bases) > 1 || o.AllPlatforms) { // which may take a while
+		o.Made = func(d pull.MadeDelta) {
+			done()
+			if d.Skipped == "" {
+				fmt.Fprintf(e.stderr, "delta from %s: %s instead of %s\n", d.Base, units.HumanSizeWithPrecision(float64(d.Size), 3), wholeText(d))
+			}
+		}
+	}
 	made, err := pull.MakeDeltas(ctx, st, bases, target, o.DeltaOptions)
 	done()
 	if perr := e.printDeltas(summary, made, o); err == nil {

@@ -46,6 +46,7 @@ type DeltaOptions struct {
 
 	Created  time.Time        // what the artifact says; zero: nothing, so that it is the same each time
 	Progress func(DeltaEvent) // nil: nothing is told
+	Made     func(MadeDelta)  // told of each as soon as it is done; nil: nobody is
 }
 
 // DeltaStep is what is being done about a delta.
@@ -238,6 +239,9 @@ func (m *maker) platform(ctx context.Context, bases []string, target, platform s
 			failed(j.made.Base, err)
 		} else {
 			m.made = append(m.made, j.made)
+			if m.o.Made != nil {
+				m.o.Made(j.made)
+			}
 		}
 		m.blobs.done(j.reads)
 	}

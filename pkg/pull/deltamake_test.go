@@ -123,6 +123,13 @@ func TestDeltaSameFromAnywhere(t *testing.T) {
 			t.Errorf("from %v: %s of %d bytes, want %s", images, got.Digest, got.Whole, want.Digest)
 		}
 	}
+	vfs := *c
+	vfs.st, vfs.layers = openTestStore(t, "vfs")
+	mustPull(t, vfs.st, c.ref("v1"), Options{NoDelta: true})
+	mustPull(t, vfs.st, c.ref("v2"), Options{NoDelta: true})
+	if got := vfs.make(t, c.ref("v1"), c.ref("v2"), o); got.Digest != want.Digest {
+		t.Errorf("from vfs: %s, want %s", got.Digest, want.Digest)
+	}
 	o.Level = 1
 	if got := c.make(t, c.ref("v1"), c.ref("v2"), o); got.Digest == want.Digest {
 		t.Error("level 1 makes the same delta as the default")
