@@ -116,7 +116,7 @@ func newPullCmd(e *env) *cobra.Command {
 
 When the command succeeds, the image is on stable storage. It prints the image's ID.
 
-Where the registry has a delta to the image from one that is in the store, and that is less to fetch than the layers that are missing, the layers are made from it. If that fails, they are fetched whole, with a warning.`,
+Where the registry has a delta to the image from one that is in the store, and that is less to fetch than the layers that are missing, the layers are made from it. If that fails, they are fetched whole, with a warning. An image that is itself a delta, as "balena image delta -t" and balena-engine store them, gives the image that it leads to; with --no-delta it stays what it is.`,
 		Example: `  balena pull debian:12
   balena pull --platform linux/arm64 registry.example.com/app@sha256:…
   balena pull --dry-run registry.example.com/app:2

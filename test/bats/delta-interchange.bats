@@ -115,6 +115,16 @@ tar_diffs() {
 	assert_output "$(config_of v2)"
 }
 
+@test "a base that another engine saved is good for balena-engine's delta" {
+	skopeo copy -q --src-tls-verify=false "docker://$REPO:v1" "docker-archive:$T/saved.tar:$REPO:v1"
+	balena load -q <"$T/saved.tar"
+	rm "$T/saved.tar"
+	run_balena images -q --no-trunc "$REPO:v1"
+	assert_output "sha256:$(config_of v1)"
+	run_balena pull -q "$REPO:1-2"
+	assert_output "$(config_of v2)"
+}
+
 @test "without the base it says which image that is, and nothing stays" {
 	run_balena -125 pull "$REPO:1-2"
 	assert_stderr "takes sha256:$(config_of v1)"
