@@ -11,29 +11,31 @@ import (
 )
 
 // removeCgroup removes the cgroup of a container whose runtime was killed
-// before it wrote down that there is one, with the processes that may be in it.
-func (e *Engine) removeCgroup(id string) error {
+// before it wrote down that there is one, with the processes that may be in it;
+// was tells whether there was one.
+func (e *Engine) removeCgroup(id string) (was bool, err error) {
 	h, err := findCgroups(e.Rootless, e.cgroupManager())
 	if err != nil {
-		return err
+		return false, err
 	}
 	path := h.path(id, e.Rootless)
 	if path == "" || h.Systemd { // systemd removes an empty scope by itself
-		return nil
+		return false, nil
 	}
 	m, err := manager.New(&cgroups.Cgroup{Path: path, Rootless: e.Rootless, Resources: &cgroups.Resources{}})
 	if err != nil {
-		return fmt.Errorf("removing the cgroup of container %s: %w", short(id), err)
+		return false, fmt.Errorf("removing the cgroup of container %s: %w", short(id), err)
 	}
 	pids, err := m.GetAllPids()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("removing the cgroup of container %s: %w", short(id), err)
+		return false, fmt.Errorf("removing the cgroup of container %s: %w", short(id), err)
 	}
+	was = err == nil
 	for _, pid := range pids {
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}
 	if err := m.Destroy(); err != nil {
-		return fmt.Errorf("removing the cgroup of container %s: %w", short(id), err)
+		return was, fmt.Errorf("removing the cgroup of container %s: %w", short(id), err)
 	}
-	return nil
+	return was, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -14,7 +15,16 @@ import (
 // Commands of the OCI runtime: our own in this process, which spares the start
 // of another, and another one as its command line.
 
-func (e *Engine) deleteRuntimeState(ctx context.Context, id string) error {
+// deleteRuntimeState has the runtime forget a container. Of our own, whose
+// processes went with its cgroup, nothing but the folder is left: reading its
+// state (the whole seccomp profile is in it) would take longer.
+func (e *Engine) deleteRuntimeState(ctx context.Context, id string, cgroupRemoved bool) error {
+	if len(e.Runtime) == 0 && cgroupRemoved {
+		if err := os.RemoveAll(filepath.Join(e.Store.RuntimeRoot(), id)); err != nil {
+			return fmt.Errorf("removing the state of container %s: %w", short(id), err)
+		}
+		return nil
+	}
 	if len(e.Runtime) == 0 {
 		return runtime.Delete(e.Store.RuntimeRoot(), id, true)
 	}

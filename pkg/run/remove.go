@@ -62,10 +62,7 @@ func (e *Engine) Remove(ctx context.Context, ref string, opts RemoveOptions) err
 	if o.Running() {
 		return fmt.Errorf("cannot remove container %s: %w: it was started again meanwhile", ref, ErrRunning)
 	}
-	if err := e.clean(ctx, c.ID); err != nil {
-		return err
-	}
-	return e.remove(ctx, c, opts.Volumes)
+	return e.cleanAndRemove(ctx, c, opts.Volumes)
 }
 
 // Cleanup is what a monitor becomes when its container has ended for good: the
@@ -77,14 +74,11 @@ func (e *Engine) Cleanup(ctx context.Context, id string) error {
 	if err != nil {
 		return errors.Join(err, e.clean(ctx, id))
 	}
-	if err := e.clean(ctx, id); err != nil {
-		return err
-	}
 	if c.Config.AutoRemove {
 		e.unmountHere(id)
-		return e.remove(ctx, c, true)
+		return e.cleanAndRemove(ctx, c, true)
 	}
-	return nil
+	return e.clean(ctx, id)
 }
 
 // CleanupAttached is Cleanup in the command that was attached to a container
@@ -97,10 +91,7 @@ func (e *Engine) CleanupAttached(ctx context.Context, c *store.Container) error 
 		return err
 	}
 	defer release()
-	if err := e.clean(ctx, c.ID); err != nil {
-		return err
-	}
-	err = e.remove(ctx, c, true)
+	err = e.cleanAndRemove(ctx, c, true)
 	if errors.Is(err, store.ErrNoContainer) {
 		return removeIfThere(e.lockPath(c.ID)) // made by the lock taken here
 	}
@@ -127,15 +118,28 @@ func (e *Engine) unmountHere(id string) {
 func (e *Engine) clean(ctx context.Context, id string) error {
 	if _, err := os.Stat(filepath.Join(e.Store.RuntimeRoot(), id)); err == nil {
 		// First, since the runtime's state is what says that there is work to do.
-		if err := e.removeCgroup(id); err != nil {
+		was, err := e.removeCgroup(id)
+		if err != nil {
 			return err
 		}
-		if err := e.deleteRuntimeState(ctx, id); err != nil {
+		if err := e.deleteRuntimeState(ctx, id, was); err != nil {
 			return err
 		}
 	}
 	_ = os.Remove(filepath.Join(e.Store.BundleDir(id), pausedFile))
 	return netns.Teardown(ctx, e.Store.NetworkRunDir(), id)
+}
+
+// cleanAndRemove is clean beside the removal of the layer, then the rest of
+// remove.
+func (e *Engine) cleanAndRemove(ctx context.Context, c *store.Container, volumes bool) error {
+	cleaned := make(chan error, 1)
+	go func() { cleaned <- e.clean(ctx, c.ID) }()
+	err := e.removeLayer(c.ID)
+	if err := errors.Join(err, <-cleaned); err != nil {
+		return err
+	}
+	return e.removeRest(ctx, c, volumes)
 }
 
 // remove deletes a container that has no processes. The record goes last, so
@@ -144,6 +148,11 @@ func (e *Engine) remove(ctx context.Context, c *store.Container, volumes bool) e
 	if err := e.removeLayer(c.ID); err != nil {
 		return err
 	}
+	return e.removeRest(ctx, c, volumes)
+}
+
+// removeRest is remove without the layer.
+func (e *Engine) removeRest(ctx context.Context, c *store.Container, volumes bool) error {
 	if err := os.RemoveAll(e.Store.ContainerDir(c.ID)); err != nil {
 		return fmt.Errorf("removing the logs of container %s: %w", short(c.ID), err)
 	}
