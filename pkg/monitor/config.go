@@ -56,10 +56,11 @@ type Config struct {
 	// First is the client that is attached before the container starts.
 	First *AttachRequest
 
-	// Descriptors of the monitor, FirstFD -1 for none; Start fills them in.
-	HoldFDs []int
-	Links   map[string]int
-	FirstFD int
+	// Descriptors of the monitor, -1 for none; Start fills them in.
+	HoldFDs    []int
+	Links      map[string]int
+	FirstFD    int
+	StartingFD int
 }
 
 // StorePaths says which database the exit record belongs in.
@@ -104,7 +105,8 @@ type Exit struct {
 	Code      int       // 0 to 255; 128+n for signal n
 	Time      time.Time //
 	OOMKilled bool      `json:",omitempty"`
-	Error     string    `json:",omitempty"` // why it could not be started
+	Error     string    `json:",omitempty"` // why it could not be started, or was not seen to end
+	Failed    bool      `json:",omitempty"` // it could not be started
 	Restarts  int       `json:",omitempty"`
 }
 
@@ -120,6 +122,8 @@ type Files struct {
 	// First is one end of a connected stream socket: the client of
 	// Config.First.
 	First *os.File
+	// Starting is kept open until the monitor has its lock.
+	Starting *os.File
 }
 
 // StartError is why a container could not be started.

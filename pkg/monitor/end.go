@@ -118,7 +118,7 @@ func (m *monitor) record(exit Exit) {
 		err := m.store(func(ctx context.Context, st *store.Store) error {
 			return st.Update(ctx, func(tx *store.Tx) error {
 				return tx.UpdateContainer(m.cfg.ID, func(c *store.Container) error {
-					Record(c, exit)
+					Record(&c.State, exit)
 					return nil
 				})
 			})
@@ -134,14 +134,17 @@ func (m *monitor) record(exit Exit) {
 	}
 }
 
-// Record puts an end into a container's record.
-func Record(c *store.Container, e Exit) {
-	c.State.Status = store.StatusExited
-	c.State.ExitCode = e.Code
-	c.State.Finished = e.Time
-	c.State.OOMKilled = e.OOMKilled
-	c.State.Error = e.Error
-	c.State.Restarts = e.Restarts
+// Record puts an end into a container's state. One that never ran stays
+// "created", as docker has it, with code and error.
+func Record(s *store.State, e Exit) {
+	s.Status, s.ExitCode, s.OOMKilled, s.Error = store.StatusExited, e.Code, e.OOMKilled, e.Error
+	s.Restarts = e.Restarts
+	if s.Finished = e.Time; e.Time.IsZero() {
+		s.Finished = s.Started
+	}
+	if e.Failed && e.Restarts == 0 && !s.Ran {
+		s.Status, s.Started, s.Finished = store.StatusCreated, time.Time{}, time.Time{}
+	}
 }
 
 // exitCommand becomes the command that cleans up. The lock goes with it, and

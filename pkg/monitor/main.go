@@ -112,6 +112,9 @@ func (m *monitor) init() error {
 	if err := m.takeLock(); err != nil {
 		return err
 	}
+	if m.cfg.StartingFD >= 0 {
+		_ = unix.Close(m.cfg.StartingFD)
+	}
 	for name, fd := range m.cfg.Links {
 		if err := m.link(name, fd); err != nil {
 			return err
@@ -320,7 +323,7 @@ func (m *monitor) failed(err error) Exit {
 		code = se.Code
 	}
 	m.report(report{Error: err.Error(), Code: code})
-	return Exit{Code: code, Time: time.Now(), Error: err.Error()}
+	return Exit{Code: code, Time: time.Now(), Error: err.Error(), Failed: true}
 }
 
 // once runs the container from its start to its end.

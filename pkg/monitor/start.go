@@ -125,7 +125,7 @@ func (p *Prepared) send(cfg Config, files Files) error {
 		fds = append(fds, int(f.Fd()))
 		return len(fds) - 1
 	}
-	cfg.HoldFDs, cfg.Links, cfg.FirstFD = nil, map[string]int{}, -1
+	cfg.HoldFDs, cfg.Links, cfg.FirstFD, cfg.StartingFD = nil, map[string]int{}, -1, -1
 	for _, f := range files.Hold {
 		cfg.HoldFDs = append(cfg.HoldFDs, add(f))
 	}
@@ -134,6 +134,9 @@ func (p *Prepared) send(cfg Config, files Files) error {
 	}
 	if files.First != nil {
 		cfg.FirstFD = add(files.First)
+	}
+	if files.Starting != nil {
+		cfg.StartingFD = add(files.Starting)
 	}
 	for some := range slices.Chunk(fds, fdsAMessage) {
 		if _, _, err := p.conn.WriteMsgUnix([]byte{0}, unix.UnixRights(some...), nil); err != nil {
@@ -195,8 +198,10 @@ func (c *Config) resolve(fds []int) error {
 	for name, n := range c.Links {
 		c.Links[name] = get(n)
 	}
-	if c.FirstFD >= 0 {
-		c.FirstFD = get(c.FirstFD)
+	for _, n := range []*int{&c.FirstFD, &c.StartingFD} {
+		if *n >= 0 {
+			*n = get(*n)
+		}
 	}
 	if bad {
 		return errors.New("reading the monitor's configuration: descriptors are missing")

@@ -44,7 +44,7 @@ func tempFile(t *testing.T, content string) *os.File {
 
 func TestDescriptorsArriveAsTheyWereNamed(t *testing.T) {
 	p, control := controlPair(t)
-	files := Files{Links: map[string]*os.File{"netns": tempFile(t, "link")}, First: tempFile(t, "first")}
+	files := Files{Links: map[string]*os.File{"netns": tempFile(t, "link")}, First: tempFile(t, "first"), Starting: tempFile(t, "starting")}
 	const holds = 3*fdsAMessage + 1
 	for i := range holds {
 		files.Hold = append(files.Hold, tempFile(t, strconv.Itoa(i)))
@@ -78,6 +78,7 @@ func TestDescriptorsArriveAsTheyWereNamed(t *testing.T) {
 	}
 	check(cfg.Links["netns"], "link")
 	check(cfg.FirstFD, "first")
+	check(cfg.StartingFD, "starting")
 }
 
 func TestConfigWithoutDescriptors(t *testing.T) {
@@ -86,7 +87,7 @@ func TestConfigWithoutDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg, err := receive(control)
-	if err != nil || cfg.ID != "x" || cfg.FirstFD != -1 {
+	if err != nil || cfg.ID != "x" || cfg.FirstFD != -1 || cfg.StartingFD != -1 {
 		t.Errorf("received %+v, %v", cfg, err)
 	}
 }
@@ -106,7 +107,7 @@ func TestDeadStarterIsNoConfig(t *testing.T) {
 
 func TestDescriptorThatIsNotThereIsAnError(t *testing.T) {
 	p, control := controlPair(t)
-	if _, err := p.conn.Write([]byte(`{"ID":"x","HoldFDs":[0],"FirstFD":-1}` + "\n")); err != nil {
+	if _, err := p.conn.Write([]byte(`{"ID":"x","HoldFDs":[0],"FirstFD":-1,"StartingFD":-1}` + "\n")); err != nil {
 		t.Fatal(err)
 	}
 	if cfg, err := receive(control); err == nil || errors.Is(err, io.EOF) {

@@ -21,7 +21,12 @@ import (
 // Create makes a container of a local image, given by its ID, and does not
 // start it. What the options leave open comes from the image. store.ErrNameInUse, ErrOptions.
 func (e *Engine) Create(ctx context.Context, o *Options, imageID string) (*store.Container, error) {
-	return e.create(ctx, o, imageID, newID(), false)
+	c, mark, err := e.create(ctx, o, imageID, newID(), false)
+	if err != nil {
+		return nil, err
+	}
+	mark.remove()
+	return c, nil
 }
 
 // Run makes a container and starts it. Of a container that could not be
@@ -38,16 +43,42 @@ func (e *Engine) Run(ctx context.Context, o *Options, imageID string, so StartOp
 		return nil, err
 	}
 	defer st.close()
-	c, err := e.create(ctx, o, imageID, id, true)
+	c, mark, err := e.create(ctx, o, imageID, id, true)
 	if err != nil {
 		return nil, errors.Join(err, removeIfThere(e.lockPath(id)))
 	}
-	return c, e.start(ctx, c, so, st)
+	if !o.Config.AutoRemove {
+		mark.remove()
+		return c, e.start(ctx, c, so, st, nil)
+	}
+	defer mark.remove()
+	return c, e.start(ctx, c, so, st, mark)
 }
 
-// create makes a container; started says that it is started at once, so that
-// the record says so from the beginning, which saves a write.
-func (e *Engine) create(ctx context.Context, o *Options, imageID, id string, started bool) (*store.Container, error) {
+// create makes a container, with the mark of its creation, which the caller
+// removes; started says that it is started at once, so that the record says so
+// from the beginning, which saves a write.
+func (e *Engine) create(ctx context.Context, o *Options, imageID, id string, started bool) (*store.Container, *mark, error) {
+	c, err := e.newContainer(ctx, o, imageID, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	if started {
+		e.markStarted(c)
+	}
+	m, err := e.mark(ctx, c.ID)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := e.makeContainer(ctx, o, c); err != nil {
+		m.remove()
+		return nil, nil, err
+	}
+	return c, m, nil
+}
+
+// newContainer checks all that can be checked before something is made.
+func (e *Engine) newContainer(ctx context.Context, o *Options, imageID, id string) (*store.Container, error) {
 	if err := o.Check(); err != nil {
 		return nil, err
 	}
@@ -58,9 +89,6 @@ func (e *Engine) create(ctx context.Context, o *Options, imageID, id string, sta
 	}
 	c := &store.Container{ID: id, Name: o.Name, Created: time.Now().UTC(), ImageID: imageID, Image: o.Image, Config: o.Config}
 	c.State.Status = store.StatusCreated
-	if started {
-		e.markStarted(c)
-	}
 	c.Config.Cmd = o.Args
 	img, err := e.imageConfig(imageID)
 	if err != nil {
@@ -70,26 +98,22 @@ func (e *Engine) create(ctx context.Context, o *Options, imageID, id string, sta
 	if len(c.Config.Entrypoint)+len(c.Config.Cmd) == 0 {
 		return nil, fmt.Errorf("%w: no command given, and image %s has none", ErrOptions, o.Image)
 	}
-	if err := e.checkNameFree(ctx, c.Name); err != nil {
-		return nil, err
-	}
-	done, err := e.mark(ctx, c.ID)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
+	return c, e.checkNameFree(ctx, c.Name)
+}
+
+func (e *Engine) makeContainer(ctx context.Context, o *Options, c *store.Container) error {
 	if err := e.createLayer(c); err != nil {
-		return nil, fmt.Errorf("creating a container from %s: %w", o.Image, err)
+		return fmt.Errorf("creating a container from %s: %w", o.Image, err)
 	}
 	if err := e.record(ctx, c); err != nil {
-		return nil, errors.Join(err, e.removeLayer(c.ID))
+		return errors.Join(err, e.removeLayer(c.ID))
 	}
 	if o.CIDFile != "" {
 		if err := writeCIDFile(o.CIDFile, c.ID); err != nil {
-			return nil, errors.Join(err, e.remove(context.WithoutCancel(ctx), c, true))
+			return errors.Join(err, e.remove(context.WithoutCancel(ctx), c, true))
 		}
 	}
-	return c, nil
+	return nil
 }
 
 // imageConfig reads an image's configuration.
@@ -183,10 +207,21 @@ func (e *Engine) removeLayer(id string) error {
 	return nil
 }
 
-// mark notes, on tmpfs, that a layer is about to exist that no record names
-// yet, or, as ID.rm, that a record goes before its folders; the mark is locked
-// as long as its maker lives, so that Sweep knows what nobody will finish.
-func (e *Engine) mark(ctx context.Context, name string) (done func(), err error) {
+// mark is a file on tmpfs, locked as long as its maker lives, so that Sweep
+// knows what nobody will finish. That of a creation says that a layer is about
+// to exist that no record names yet, and, with --rm, a record that no monitor
+// looks after yet; ID.rm, that a record goes before its folders.
+type mark struct {
+	path string
+	f    *os.File
+}
+
+func (m *mark) remove() {
+	_ = os.Remove(m.path)
+	m.f.Close()
+}
+
+func (e *Engine) mark(ctx context.Context, name string) (*mark, error) {
 	dir := e.creatingDir()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -203,10 +238,7 @@ func (e *Engine) mark(ctx context.Context, name string) (done func(), err error)
 		}
 		// A Sweep that came before the lock has taken the file for a dead maker's.
 		if sameFile(f, path) {
-			return func() {
-				_ = os.Remove(path)
-				f.Close()
-			}, nil
+			return &mark{path, f}, nil
 		}
 		f.Close()
 	}

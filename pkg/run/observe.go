@@ -57,12 +57,12 @@ func (e *Engine) observe(c *store.Container, starting func(id string) bool) (*Ob
 	case o.run.Restarting():
 		st.Status = store.StatusRestarting
 	case o.run.Exit != nil:
-		e.ended(st, *o.run.Exit)
+		monitor.Record(st, *o.run.Exit)
 	case st.Status == store.StatusRunning && starting(c.ID):
 		st.Status = store.StatusCreated // it is just being started
 	case st.Status == store.StatusRunning:
 		// It was started, nothing of it runs, and nobody wrote down its end.
-		e.ended(st, monitor.Exit{Code: codeUnknown, Error: "its end was not seen: the power was cut or its monitor was killed"})
+		monitor.Record(st, monitor.Exit{Restarts: st.Restarts, Code: codeUnknown, Error: "its end was not seen: the power was cut or its monitor was killed"})
 	}
 	if o.run.MonitorAlive && o.run.Run.MonitorPid != 0 {
 		o.Monitor = o.run.Run.MonitorPid
@@ -76,13 +76,6 @@ func (e *Engine) observe(c *store.Container, starting func(id string) bool) (*Ob
 		}
 	}
 	return o, nil
-}
-
-func (e *Engine) ended(st *store.State, x monitor.Exit) {
-	st.Status, st.ExitCode, st.OOMKilled, st.Error = store.StatusExited, x.Code, x.OOMKilled, x.Error
-	if st.Finished = x.Time; x.Time.IsZero() {
-		st.Finished = st.Started
-	}
 }
 
 func networkMode(c *store.Config) string {

@@ -160,7 +160,7 @@ func (e *Engine) removeRest(ctx context.Context, c *store.Container, volumes boo
 	if err != nil {
 		return fmt.Errorf("removing container %s: %w", short(c.ID), err)
 	}
-	defer mark()
+	defer mark.remove()
 	var orphans []string
 	err = e.Store.Update(ctx, func(tx *store.Tx) error {
 		if err := tx.DeleteContainer(c.ID); err != nil {
@@ -278,7 +278,7 @@ func (e *Engine) sweepMark(ctx context.Context, name string) error {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil // its maker lives
 	}
-	switch _, err := e.Find(ctx, id); {
+	switch c, err := e.Find(ctx, id); {
 	case errors.Is(err, store.ErrNoContainer):
 		err = errors.Join(e.removeLayer(id), e.removeRunFiles(id))
 		if err != nil {
@@ -286,11 +286,37 @@ func (e *Engine) sweepMark(ctx context.Context, name string) error {
 		}
 	case err != nil:
 		return err
+	case c.Config.AutoRemove && !strings.HasSuffix(name, removing):
+		if settled, err := e.sweepStart(ctx, c); !settled || err != nil {
+			return err
+		}
 	}
-	// A container that was recorded as started and never got a monitor is shown
-	// as what it is, and settled by whoever works on it. Not here: its lock goes
-	// before the mark that is held now.
 	return removeIfThere(path)
+}
+
+// sweepStart removes a --rm container that was recorded as started and never
+// got a monitor. (One that is kept is shown as what it is, and settled by
+// whoever works on it.) Its lock goes before the mark that is held now, so
+// nothing is waited for: who has it is at work, and the mark stays.
+func (e *Engine) sweepStart(ctx context.Context, c *store.Container) (settled bool, err error) {
+	release, err := e.tryLock(c.ID)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	defer release()
+	state, err := monitor.ReadState(e.Store.BundleDir(c.ID))
+	if err != nil || state.MonitorAlive {
+		return err == nil, err
+	}
+	now, err := e.Find(ctx, c.ID)
+	if errors.Is(err, store.ErrNoContainer) {
+		return true, removeIfThere(e.lockPath(c.ID)) // made by the lock taken here
+	} else if err != nil {
+		return false, err
+	}
+	return true, e.settle(ctx, now)
 }
 
 // sweepBoot removes, once a boot, the containers' layers that no record names,

@@ -70,7 +70,7 @@ func (e *Engine) Start(ctx context.Context, ref string, o StartOptions) error {
 	if err := e.recordStart(ctx, c); err != nil {
 		return err
 	}
-	return e.start(ctx, c, o, st)
+	return e.start(ctx, c, o, st, nil)
 }
 
 // runs tells whether there is nothing to start. ErrPaused.
@@ -89,9 +89,10 @@ func (e *Engine) runs(c *store.Container, ref string) (bool, error) {
 }
 
 // start launches a container whose record says so already; the caller holds its
-// lock. When that fails nothing is left but the record of why.
-func (e *Engine) start(ctx context.Context, c *store.Container, o StartOptions, st *stage) error {
-	err := st.do(func() error { return e.launch(ctx, c, o, st) })
+// lock. When that fails nothing is left but the record of why. The mark, if
+// there is one, stays locked until a monitor looks after the container.
+func (e *Engine) start(ctx context.Context, c *store.Container, o StartOptions, st *stage, m *mark) error {
+	err := st.do(func() error { return e.launch(ctx, c, o, st, m) })
 	st.close() // before what is mounted there is removed
 	var se *monitor.StartError
 	if err == nil || errors.As(err, &se) {
@@ -110,13 +111,15 @@ func (e *Engine) startFailed(ctx context.Context, c *store.Container, why error)
 	}
 	return e.Store.Update(ctx, func(tx *store.Tx) error {
 		return tx.UpdateContainer(c.ID, func(c *store.Container) error {
-			monitor.Record(c, monitor.Exit{Code: 125, Time: time.Now().UTC(), Error: why.Error(), Restarts: c.State.Restarts})
+			c.State.Restarts = 0
+			monitor.Record(&c.State, monitor.Exit{Code: 125, Time: time.Now().UTC(), Error: why.Error(), Failed: true})
 			return nil
 		})
 	})
 }
 
 func (e *Engine) markStarted(c *store.Container) {
+	c.State.Ran = !c.State.Started.IsZero()
 	c.State.Status, c.State.BootID, c.State.Started = store.StatusRunning, bootID(), time.Now().UTC()
 	c.State.Finished, c.State.Error, c.State.OOMKilled, c.State.Stopped = time.Time{}, "", false, false
 }
@@ -132,7 +135,7 @@ func (e *Engine) recordStart(ctx context.Context, c *store.Container) error {
 }
 
 // launch mounts, connects and starts the container, on its stage's thread.
-func (e *Engine) launch(ctx context.Context, c *store.Container, o StartOptions, st *stage) error {
+func (e *Engine) launch(ctx context.Context, c *store.Container, o StartOptions, st *stage, m *mark) error {
 	root, err := e.mount(c)
 	if err != nil {
 		return fmt.Errorf("mounting container %s: %w", short(c.ID), err)
@@ -160,6 +163,9 @@ func (e *Engine) launch(ctx context.Context, c *store.Container, o StartOptions,
 	}
 	defer net.Close()
 	files := monitor.Files{Hold: net.Keep, First: o.Conn}
+	if m != nil {
+		files.Starting = m.f
+	}
 	if keep := userns.Keep(); keep != nil {
 		files.Hold = append(files.Hold, keep)
 	}

@@ -324,7 +324,7 @@ func (e *Engine) Unpause(ctx context.Context, ref string) error {
 	if err := e.thaw(ctx, o.ID); err != nil {
 		return err
 	}
-	return os.Remove(filepath.Join(e.Store.BundleDir(o.ID), pausedFile))
+	return removeIfThere(filepath.Join(e.Store.BundleDir(o.ID), pausedFile)) // it may be ending
 }
 
 // Restart stops the container, where it runs, and starts it.

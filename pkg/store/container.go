@@ -158,6 +158,7 @@ type State struct {
 	OOMKilled bool      //
 	Restarts  int       // by its restart policy
 	Stopped   bool      // by a person: unless-stopped then leaves it alone
+	Ran       bool      // before its last start
 }
 
 // Volume is a named folder that outlives containers.

@@ -40,6 +40,19 @@ monitors() {
 	return 0
 }
 
+@test "the CLI dies between the record and the monitor: with --rm nothing is left" {
+	rootless_skip "root's mounts are counted"
+	# the third mount is the rootfs, which comes after the record
+	run -137 --separate-stderr strace -f -qq -o /dev/null -e trace=mount -e inject=mount:signal=KILL:when=3 \
+		"$BALENA" --root "$ROOT" --runroot "$RUNROOT" run --rm --name between --network none "$BUSYBOX" true
+	run_balena ps -a --format '{{.Names}}'
+	assert_output between # else it died too early for this test
+	run_balena run --rm --network none "$BUSYBOX" true
+	run_balena ps -aq
+	assert_output ''
+	[ -z "$(ls "$RUNROOT/containers/.creating")" ]
+}
+
 @test "the monitor dies: the container's true state is found, stop and rm work" {
 	run_balena run -d --name m --network none "$BUSYBOX" sleep 1000
 	local pid

@@ -59,8 +59,14 @@ run"
 	run_balena -any start wrong
 	[ "$status" -ne 0 ]
 	assert_stderr '/no/such'
-	run_balena inspect --format '{{.State.ExitCode}}' wrong
-	assert_output 127
+	run_balena inspect --format '{{.State.Status}} {{.State.ExitCode}}' wrong
+	assert_output 'created 127' # as docker has it
+	run_balena ps -a --format '{{.Status}}' --filter name=wrong
+	assert_output Created
+	run_balena rm wrong
+	run_balena -127 run --name wrong "$BUSYBOX" /no/such
+	run_balena inspect --format '{{.State.Status}} {{.State.ExitCode}}' wrong
+	assert_output 'created 127'
 	run_balena rm wrong
 }
 
