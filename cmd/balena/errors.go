@@ -68,6 +68,9 @@ func (e *env) printError(err error) {
 	}
 }
 
+// errDamageFound is for damage that `system check` has told of.
+var errDamageFound = errors.New("see above")
+
 // hints say what to do about an error that a person can do something about.
 var hints = []struct {
 	is   error
@@ -83,5 +86,6 @@ var hints = []struct {
 	{pull.ErrNoDelta, "'balena image delta ls IMAGE' lists those that there are"},
 	{pull.ErrNoImage, "fetch it with 'balena pull IMAGE'"},
 	{pull.ErrCompressedArchive, "decompress the file first, with 'gunzip', 'zstd -d', 'bunzip2' or 'xz -d': a pull writes no temporary files"},
+	{errDamageFound, "repair it with 'balena system check --repair'"},
 	{store.ErrNameInUse, "remove that container with 'balena rm', rename it with 'balena rename', or choose another --name"},
 }

@@ -86,6 +86,7 @@ func newRootCmd(e *env) *cobra.Command {
 		newPushCmd(e),
 		newRmiCmd(e, "rmi"),
 		newSaveCmd(e),
+		newSystemCmd(e),
 		newTagCmd(e),
 		newUntagCmd(e),
 		newVersionCmd(e),

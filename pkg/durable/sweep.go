@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,6 +37,9 @@ func (w *Writer) Sweep() error {
 			return fmt.Errorf("looking for old staging directories: %w", err)
 		}
 		for _, d := range dirs {
+			if strings.HasPrefix(d.Name(), replacedPrefix) {
+				continue
+			}
 			errs = append(errs, sweepStaging(filepath.Join(w.staging, d.Name())))
 		}
 	}

@@ -17,10 +17,12 @@ import (
 // Writer puts layers into one containers/storage store. It is safe for use by
 // several goroutines.
 type Writer struct {
-	st       storage.Store
-	layerDir string // where containers/storage keeps layers.json and tar-split files
-	lockDir  string
-	staging  string // "" if the driver cannot stage
+	st        storage.Store
+	driverDir string // where the driver keeps the layers' files
+	health    health
+	layerDir  string // where containers/storage keeps layers.json and tar-split files
+	lockDir   string
+	staging   string // "" if the driver cannot stage
 }
 
 // NewWriter takes an open store.
@@ -30,9 +32,10 @@ func NewWriter(st storage.Store) (*Writer, error) {
 		return nil, fmt.Errorf("opening the storage driver: %w", err)
 	}
 	w := &Writer{
-		st:       st,
-		layerDir: filepath.Join(st.GraphRoot(), st.GraphDriverName()+"-layers"),
-		lockDir:  filepath.Join(st.RunRoot(), "pull"),
+		st:        st,
+		driverDir: filepath.Join(st.GraphRoot(), st.GraphDriverName()),
+		layerDir:  filepath.Join(st.GraphRoot(), st.GraphDriverName()+"-layers"),
+		lockDir:   filepath.Join(st.RunRoot(), "pull"),
 	}
 	if _, ok := driver.(graphdriver.DriverWithDiffer); ok {
 		w.staging = filepath.Join(st.GraphRoot(), st.GraphDriverName(), "staging")
@@ -57,6 +60,8 @@ func LayerID(parent string, diffID digest.Digest) string {
 }
 
 // Has says whether a complete layer with this ID and content is in the store.
+// A damaged one is not, as far as that shows without reading it (Suspect):
+// Commit puts the new one in its place.
 func (w *Writer) Has(id string, diffID digest.Digest) (bool, error) {
 	l, err := w.st.Layer(id)
 	switch {
@@ -65,7 +70,7 @@ func (w *Writer) Has(id string, diffID digest.Digest) (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("looking for layer %s: %w", id, err)
 	}
-	return l.UncompressedDigest == diffID, nil
+	return l.UncompressedDigest == diffID && w.isWell(id, diffID), nil
 }
 
 // Staged is an extracted layer that no one can see yet.
@@ -195,6 +200,13 @@ func (w *Writer) Commit(ctx context.Context, s *Staged, l Layer) error {
 	defer unlock()
 	// Applying a staged layer to an ID that exists would replace its content.
 	if has, err := w.Has(l.ID, l.DiffID); err != nil || has {
+		return errors.Join(err, w.Discard(s))
+	}
+	if w.st.Exists(l.ID) {
+		err := w.replace(s, l)
+		w.health.mu.Lock()
+		w.remember(l.ID, err == nil)
+		w.health.mu.Unlock()
 		return errors.Join(err, w.Discard(s))
 	}
 	if s.exact { // else the layer is read back as a tar of what it holds

@@ -4,22 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 
-	"github.com/klauspost/pgzip"
 	"github.com/opencontainers/go-digest"
-	"github.com/vbatts/tar-split/tar/asm"
-	tarstorage "github.com/vbatts/tar-split/tar/storage"
 	"go.podman.io/storage"
-	drivers "go.podman.io/storage/drivers"
 	"go.podman.io/storage/pkg/archive"
+
+	"github.com/balena-os/balena/pkg/durable"
 )
 
 // ErrDamagedLayer is for a layer whose files no longer make up the tar stream
 // that its digest says.
-var ErrDamagedLayer = errors.New("the layer in the store is damaged")
+var ErrDamagedLayer = durable.ErrDamaged
 
 // openTar gives a layer back as the uncompressed tar stream that it came as,
 // whose digest is verified at the end.
@@ -47,31 +42,7 @@ func openTar(layers storage.Store, l *storage.Layer) (io.ReadCloser, error) {
 // assemble returns nil without an error where the driver or the layer cannot
 // do it.
 func assemble(layers storage.Store, l *storage.Layer) (io.ReadCloser, error) {
-	driver, err := layers.GraphDriver()
-	if err != nil {
-		return nil, err
-	}
-	getter, ok := driver.(drivers.DiffGetterDriver)
-	if !ok {
-		return nil, nil
-	}
-	record, err := os.Open(filepath.Join(layers.GraphRoot(), driver.String()+"-layers", l.ID+".tar-split.gz"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	z, err := pgzip.NewReaderN(record, 64<<10, 2)
-	if err != nil {
-		return nil, errors.Join(err, record.Close())
-	}
-	files, err := getter.DiffGetter(l.ID)
-	if err != nil {
-		return nil, errors.Join(err, z.Close(), record.Close())
-	}
-	tar := asm.NewOutputTarStream(files, tarstorage.NewJSONUnpacker(z))
-	return &closers{tar, []io.Closer{tar, files, z, record}}, nil
+	return durable.Assemble(layers, l.ID)
 }
 
 type closers struct {

@@ -248,6 +248,12 @@ func (e *Engine) creatingDir() string {
 	return filepath.Join(filepath.Dir(e.Store.BundleDir("x")), ".creating")
 }
 
+// beingCreated tells whether somebody makes a container with this ID now.
+func (e *Engine) beingCreated(id string) bool {
+	_, err := os.Stat(filepath.Join(e.creatingDir(), id))
+	return err == nil
+}
+
 func newID() string {
 	b := make([]byte, 32)
 	_, _ = rand.Read(b) // never fails

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/balena-os/balena/pkg/store"
 )
@@ -58,6 +59,12 @@ func filter(key, val string, all []*Observed) (func(*Observed) bool, error) {
 			return nil, fmt.Errorf("%w: filter name: %w", ErrOptions, err)
 		}
 		return func(c *Observed) bool { return re.MatchString(c.Name) }, nil
+	case "until":
+		before, err := parseUntil(val, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		return func(c *Observed) bool { return c.Created.Before(before) }, nil
 	case "label":
 		k, v, hasValue := strings.Cut(val, "=")
 		return func(c *Observed) bool {
@@ -113,4 +120,19 @@ func filter(key, val string, all []*Observed) (func(*Observed) bool, error) {
 func portIs(val string, port uint16, proto string) bool {
 	num, p, _ := strings.Cut(val, "/")
 	return num == strconv.Itoa(int(port)) && (p == "" || p == proto)
+}
+
+// parseUntil reads docker's until: how long ago (24h), a time as RFC 3339 or
+// seconds since 1970.
+func parseUntil(val string, now time.Time) (time.Time, error) {
+	if d, err := time.ParseDuration(val); err == nil {
+		return now.Add(-d), nil
+	}
+	if t, err := time.Parse(time.RFC3339, val); err == nil {
+		return t, nil
+	}
+	if n, err := strconv.ParseInt(val, 10, 64); err == nil {
+		return time.Unix(n, 0), nil
+	}
+	return time.Time{}, fmt.Errorf("%w: filter until: %q is neither a duration nor a time", ErrOptions, val)
 }

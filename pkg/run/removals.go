@@ -126,7 +126,7 @@ func (e *Engine) sweepBareLayers(layers storage.Store, known map[string]bool) er
 		if used[l.ID] || known[l.ID] || l.UncompressedDigest != "" || l.CompressedDigest != "" || len(l.Names) > 0 {
 			continue
 		}
-		if _, err := os.Stat(filepath.Join(e.creatingDir(), l.ID)); err == nil {
+		if e.beingCreated(l.ID) {
 			continue
 		}
 		errs = append(errs, e.removeLayer(l.ID))

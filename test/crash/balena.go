@@ -119,7 +119,10 @@ func (b *balena) verify(w *world) error {
 		return err
 	}
 	_, _, err = b.database(w)
-	return errors.Join(err, s.verify(w.images, b.listed, true))
+	if err := errors.Join(err, s.verify(w.images, b.listed, true)); err != nil {
+		return err
+	}
+	return w.do([]string{"system", "check"}) // has to agree
 }
 
 // database reads the engine's records: IDs of containers, names of volumes.
