@@ -161,6 +161,9 @@ func describe(d pull.Damage) string {
 func (e *env) repairContainers(ctx context.Context, eng *run.Engine, faults []run.Fault, o checkOptions) (left int) {
 	for _, f := range faults {
 		fmt.Fprintf(e.stdout, "container %.12s %s: %v\n", f.ID, f.Name, f.What)
+		if !o.repair && f.Name == "" {
+			continue // no damage: the next start after a reboot removes it
+		}
 		if !o.repair {
 			left++
 			continue
