@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"go.podman.io/image/v5/docker"
+	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/storage"
 
 	"github.com/balena-os/balena/pkg/delta"
@@ -139,8 +141,12 @@ func (p *puller) findWays(ctx context.Context, t *task) []way {
 		return nil
 	}
 	images, err := p.layers.Images()
-	if err != nil || len(images) == 0 && t.plain.bytes < unavailable {
-		return nil // nothing to start from
+	if err != nil {
+		return nil
+	}
+	if len(images) == 0 && t.plain.bytes < unavailable {
+		t.learn(ctx)
+		return nil
 	}
 	artifacts, err := p.listDeltas(ctx, t)
 	if err != nil {
@@ -169,6 +175,33 @@ func (p *puller) findWays(ctx context.Context, t *task) []way {
 	}
 	return p.ways(t.src, t.missing, t.plain, offers)
 }
+
+// learn finds out whether the registry has the referrers API, while the first
+// image is pulled, for which there can be no delta: the first update shall not
+// have to be fetched whole only to learn that.
+func (t *task) learn(ctx context.Context) {
+	if t.name == nil || t.src.Reference().Transport().Name() != docker.Transport.Name() || t.p.preview {
+		return
+	}
+	r := &referrers{sys: t.sys, st: t.p.st, pulling: true}
+	if _, known := r.recall(ctx, reference.Domain(t.name)); known {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = r.list(ctx, t.name, t.plan.digest)
+	}()
+	t.learned = func() {
+		time.AfterFunc(learnGrace, cancel)
+		<-done
+		cancel()
+	}
+}
+
+// learnGrace is how long a pull that is done waits for what it learns.
+const learnGrace = time.Second
 
 // imageName is what to call an image in messages: a name if it has one.
 func imageName(img *storage.Image) string {

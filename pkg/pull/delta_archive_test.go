@@ -109,7 +109,7 @@ func TestDeltaImage(t *testing.T) {
 				}
 				img := mustPull(t, st, c.host()+"/a:d", c.options())
 				c.check(t, layers, img)
-				if img.Name != c.host()+"/a:d" || img.Digest != c.target.Digest || c.warnings() != "" || c.asked != 0 {
+				if img.Name != c.host()+"/a:d" || img.Digest != c.target.Digest || c.warnings() != "" || c.asked != 1 {
 					t.Errorf("%+v %s", img, c.warnings())
 				}
 				as := mustPull(t, st, c.host()+"/a:d", Options{NoDelta: true})

@@ -57,6 +57,7 @@ func PreviewPull(ctx context.Context, st *store.Store, ref string, o Options) ([
 	if err != nil {
 		return nil, fmt.Errorf("pulling %q: %w", ref, err)
 	}
+	p.preview = true
 	var out []Preview
 	err = p.each(ctx, ref, func(sys *types.SystemContext, policy *signature.PolicyContext, j job) error {
 		t, err := p.newTask(ctx, sys, policy, j)

@@ -100,6 +100,8 @@ type puller struct {
 	layers storage.Store
 	w      *durable.Writer
 	o      Options
+
+	preview bool // nothing is pulled
 }
 
 func newPuller(st *store.Store, layers storage.Store, o Options) (*puller, error) {
@@ -333,6 +335,7 @@ type task struct {
 	engine  *engineDelta    // nil: the image is none of balena-engine's deltas
 	wrapped *delta.Artifact // nil: nor is it one of ours; else what it holds
 	d       *destination
+	learned func() // ends what learn began; may be nil
 }
 
 // tell passes an event on to whoever wants to know.
@@ -379,6 +382,9 @@ func (p *puller) newTask(ctx context.Context, sys *types.SystemContext, policy *
 }
 
 func (t *task) close() {
+	if t.learned != nil {
+		t.learned()
+	}
 	if t.engine != nil {
 		t.engine.Close()
 	}
