@@ -264,7 +264,7 @@ func TestDeltaPullFallsBack(t *testing.T) {
 		"other base": {do: func(t *testing.T, c *deltaCase) {
 			c.unoffer(c.target)
 			c.offer(t, c.base, c.target, makeDelta(t, [][]byte{c.lower.tar, appLayer(t, 4)}, [][]byte{c.v2.tar}), c.v2)
-		}, warns: "/app/big is damaged there"},
+		}, warns: "damaged base file /app/big"},
 		"longer blob": {do: func(t *testing.T, c *deltaCase) {
 			c.fault[c.artifact.Blob.Digest] = func(w http.ResponseWriter, _ *http.Request, b []byte) bool {
 				w.Write(append(bytes.Clone(b[:len(b)/2]), make([]byte, len(b))...))

@@ -135,7 +135,7 @@ func (a *applier) onlyWay() bool {
 func (a *applier) explain(err error) error {
 	var file *delta.BaseError
 	if errors.As(err, &file) {
-		return fmt.Errorf("/%s is damaged there (%w)", file.Path, file.Err)
+		return fmt.Errorf("damaged base file /%s (%w)", file.Path, file.Err)
 	}
 	return err
 }
@@ -375,9 +375,9 @@ func (b *deltaBase) Close() {
 
 // A delta is not waited for as long as a layer is: there is another way.
 const (
-	deltaIdle       = 20 * time.Second
+	deltaIdle       = 15 * time.Second
 	deltaFirstTries = 2
-	deltaTries      = 5
+	deltaTries      = 3
 )
 
 // deltaBlob is the stream of a delta, which goes on where a broken connection

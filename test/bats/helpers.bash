@@ -200,3 +200,31 @@ on_terminal() {
 	echo "$output"
 	echo "status: $status"
 }
+
+# ---- the storage ----------------------------------------------------------
+
+assert_no_staging() { assert_empty "$(find "$ROOT"/overlay/staging -mindepth 1 -maxdepth 1 2>/dev/null)"; }
+
+# assert_only_layers REF...: a pull of REF creates no file that is not a layer's
+# content or metadata
+assert_only_layers() {
+	local trace=$BATS_TEST_TMPDIR/trace
+	strace -f -qq -e trace=chroot,pivot_root,openat,open,creat,rename,renameat,renameat2,mkdirat,mknodat -o "$trace" \
+		"$BALENA" --root "$ROOT" --runroot "$RUNROOT" pull -q "$1" 3>&-
+	# absolute paths that were opened for writing or made; the layers' own files
+	# are opened relative to a directory
+	# below overlay/staging, or by a process whose root is there
+	local other jailed
+	jailed=$(sed -nE 's/^([0-9]+) +(<\.\.\. )?(chroot|pivot_root)(\(| resumed>).*= 0$/^\1 /p' "$trace")
+	other=$(grep -vE "${jailed:-^none }" "$trace" | grep -E 'O_CREAT|O_WRONLY|O_RDWR|O_TMPFILE|^[0-9]+ +(creat|mkdir)' | grep -v ' = -1 ' |
+		grep -oE '"/[^"]*"' | tr -d '"' | sort -u |
+		grep -vE "^$ROOT/(balena\.(db|lock)|storage\.lock|userns\.lock|secrets|overlay|overlay-layers|overlay-images|overlay-containers|defaultNetworkBackend)(/|$|\.)" |
+		grep -vE "^$ROOT(/(overlay[a-z-]*|volumes|containers))?$" |
+		grep -vE "^$RUNROOT(/|$)" |
+		grep -vE '^/(dev/null|dev/tty|proc/)' || true)
+	assert_empty "$other"
+	# and below overlay/ only layers: link names, diff, lower, metadata, tar-split
+	local stray
+	stray=$(find "$ROOT" -type f -size +64k -not -path "$ROOT/overlay/*/diff/*" -not -name '*.tar-split*' -not -name balena.db)
+	assert_empty "$stray"
+}
