@@ -19,16 +19,25 @@ import (
 // stored as an image: of balena-engine's or of ours. With NoDelta it stays an
 // image like any other.
 func (t *task) unwrap(ctx context.Context) error {
+	engine, ours := t.plan.wraps()
 	labels := t.plan.image.Config.Labels
 	switch {
 	case t.p.o.NoDelta:
 		return nil
-	case labels[labelEngineBase] != "" && labels[labelEngineConfig] != "":
+	case engine:
 		return t.unwrapEngine(ctx, labels[labelEngineBase], labels[labelEngineConfig])
-	case labels[labelBase] != "" && labels[labelConfig] != "" && labels[labelManifest] != "" && len(t.plan.layers) == 1:
+	case ours:
 		return t.unwrapOurs(ctx, digest.Digest(labels[labelBase]), []byte(labels[labelConfig]), []byte(labels[labelManifest]))
 	}
 	return nil
+}
+
+// wraps tells whether the image is a delta, and whose.
+func (p *plan) wraps() (engine, ours bool) {
+	labels := p.image.Config.Labels
+	engine = labels[labelEngineBase] != "" && labels[labelEngineConfig] != ""
+	ours = labels[labelBase] != "" && labels[labelConfig] != "" && labels[labelManifest] != "" && len(p.layers) == 1
+	return engine, ours
 }
 
 // unwrapOurs is for an image that balena made of a delta. It poses as the

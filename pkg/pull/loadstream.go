@@ -28,6 +28,9 @@ import (
 // errNoStaging is for a driver that takes layers only in their order.
 var errNoStaging = errors.New("with the storage driver vfs an archive is loaded from an uncompressed file only")
 
+// errWrapped is for an image that is a delta: it would come too early.
+var errWrapped = errors.New("an image that is a delta is loaded from an uncompressed file only")
+
 // maxSmall bounds what is kept in memory of an archive: manifests and the like.
 const maxSmall = 64 << 20
 
@@ -280,6 +283,9 @@ func (a *archiveStream) images(ctx context.Context, file string) ([]Image, error
 		pl, err := makePlan(ctx, src, a.sys, a.policy, a.p.o.Platform != "")
 		if err != nil {
 			return out, err
+		}
+		if engine, ours := pl.wraps(); (engine || ours) && !a.p.o.NoDelta {
+			return out, errWrapped
 		}
 		if err := a.commit(ctx, pl); err != nil {
 			return out, err
