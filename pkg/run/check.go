@@ -34,12 +34,15 @@ func (e *Engine) Check(ctx context.Context) (containers int, faults []Fault, err
 	known := map[string]bool{}
 	for _, c := range list {
 		known[c.ID] = true
+		if c.Config.AutoRemove && !c.Running() {
+			continue // on its way out
+		}
 		if err := checkContainer(layers, c.Container); err != nil {
 			faults = append(faults, Fault{c.ID, c.Name, err})
 		}
 	}
 	for _, l := range kept {
-		if !known[l.ID] && len(l.Names) == 0 && !e.beingCreated(l.ID) {
+		if !known[l.ID] && len(l.Names) == 0 && !e.beingCreated(l.ID) && !e.beingCreated(l.ID+removing) {
 			faults = append(faults, Fault{l.ID, "", errors.New("a layer of a container that is not recorded")})
 		}
 	}

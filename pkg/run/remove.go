@@ -130,9 +130,15 @@ func (e *Engine) clean(ctx context.Context, id string) error {
 	return netns.Teardown(ctx, e.Store.NetworkRunDir(), id)
 }
 
-// cleanAndRemove is clean beside the removal of the layer, then the rest of
-// remove.
+// cleanAndRemove is clean, then remove; for a --rm container, of which a reboot
+// leaves nothing anyway, clean beside the removal of the layer, then the rest.
 func (e *Engine) cleanAndRemove(ctx context.Context, c *store.Container, volumes bool) error {
+	if !c.Config.AutoRemove {
+		if err := e.clean(ctx, c.ID); err != nil {
+			return err
+		}
+		return e.remove(ctx, c, volumes)
+	}
 	cleaned := make(chan error, 1)
 	go func() { cleaned <- e.clean(ctx, c.ID) }()
 	err := e.removeLayer(c.ID)
@@ -142,26 +148,52 @@ func (e *Engine) cleanAndRemove(ctx context.Context, c *store.Container, volumes
 	return e.removeRest(ctx, c, volumes)
 }
 
-// remove deletes a container that has no processes. The record goes last, so
-// that what a cut in between leaves can still be named and removed again.
+// remove deletes a container that has no processes. The record goes first: a
+// container is whole or not there. What a kill or a power cut leaves after that
+// is found by the mark, or by the first start after the reboot.
 func (e *Engine) remove(ctx context.Context, c *store.Container, volumes bool) error {
-	if err := e.removeLayer(c.ID); err != nil {
+	mark, err := e.mark(ctx, c.ID+removing)
+	if err != nil {
+		return fmt.Errorf("removing container %s: %w", short(c.ID), err)
+	}
+	orphans, err := e.forget(ctx, c, volumes)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		// The database may have to grow before it gets smaller: the layer makes room.
+		if err := errors.Join(e.removeLayer(c.ID), e.removeFolders(c.ID, nil)); err != nil {
+			mark.remove()
+			return err
+		}
+		orphans, err = e.forget(ctx, c, volumes)
+	}
+	if err != nil {
+		mark.remove()
 		return err
 	}
-	return e.removeRest(ctx, c, volumes)
+	if err := errors.Join(e.removeLayer(c.ID), e.removeFolders(c.ID, orphans), e.removeRunFiles(c.ID)); err != nil {
+		mark.f.Close() // it stays, so that the next start tries again
+		return err
+	}
+	mark.remove()
+	return nil
 }
 
-// removeRest is remove without the layer.
+// removeRest is remove without the layer, which is gone.
 func (e *Engine) removeRest(ctx context.Context, c *store.Container, volumes bool) error {
-	if err := os.RemoveAll(e.Store.ContainerDir(c.ID)); err != nil {
-		return fmt.Errorf("removing the logs of container %s: %w", short(c.ID), err)
-	}
 	mark, err := e.mark(ctx, c.ID+removing)
 	if err != nil {
 		return fmt.Errorf("removing container %s: %w", short(c.ID), err)
 	}
 	defer mark.remove()
-	var orphans []string
+	orphans, err := e.forget(ctx, c, volumes)
+	if err != nil {
+		return err
+	}
+	return errors.Join(e.removeFolders(c.ID, orphans), e.removeRunFiles(c.ID))
+}
+
+// forget deletes a container's record, and with volumes those of its anonymous
+// volumes, whose names it gives.
+func (e *Engine) forget(ctx context.Context, c *store.Container, volumes bool) (orphans []string, err error) {
 	err = e.Store.Update(ctx, func(tx *store.Tx) error {
 		if err := tx.DeleteContainer(c.ID); err != nil {
 			return err
@@ -174,14 +206,22 @@ func (e *Engine) removeRest(ctx context.Context, c *store.Container, volumes boo
 		return errors.Join(err, e.noteRemovals(tx, orphans))
 	})
 	if err != nil {
-		return fmt.Errorf("removing container %s: %w", short(c.ID), err)
+		return nil, fmt.Errorf("removing container %s: %w", short(c.ID), err)
 	}
-	for _, name := range orphans {
+	return orphans, nil
+}
+
+// removeFolders removes a container's logs and the folders of volumes.
+func (e *Engine) removeFolders(id string, volumes []string) error {
+	if err := os.RemoveAll(e.Store.ContainerDir(id)); err != nil {
+		return fmt.Errorf("removing the logs of container %s: %w", short(id), err)
+	}
+	for _, name := range volumes {
 		if err := os.RemoveAll(filepath.Dir(e.Store.VolumeDir(name))); err != nil {
 			return fmt.Errorf("removing volume %s: %w", name, err)
 		}
 	}
-	return e.removeRunFiles(c.ID)
+	return nil
 }
 
 // removing ends the name of the mark of a container that is being removed.
@@ -280,7 +320,7 @@ func (e *Engine) sweepMark(ctx context.Context, name string) error {
 	}
 	switch c, err := e.Find(ctx, id); {
 	case errors.Is(err, store.ErrNoContainer):
-		err = errors.Join(e.removeLayer(id), e.removeRunFiles(id))
+		err = errors.Join(e.removeLayer(id), e.removeFolders(id, nil), e.removeRunFiles(id))
 		if err != nil {
 			return err
 		}

@@ -129,8 +129,8 @@ func (w *world) template(steps [][]string) (string, error) {
 	if t, ok := w.templates[key]; ok {
 		return t, nil
 	}
-	file := filepath.Join(w.dir, fmt.Sprintf("template%d.img", len(w.templates)))
 	if len(steps) == 0 {
+		file := w.templateFile()
 		if err := w.format(file); err != nil {
 			return "", err
 		}
@@ -150,8 +150,13 @@ func (w *world) template(steps [][]string) (string, error) {
 	if err := w.powerOff(); err != nil {
 		return "", err
 	}
+	file := w.templateFile()
 	w.templates[key] = file
 	return file, command("cp", "--sparse=always", w.scratch(), file)
+}
+
+func (w *world) templateFile() string {
+	return filepath.Join(w.dir, fmt.Sprintf("template%d.img", len(w.templates)))
 }
 
 func (w *world) format(file string) error {
@@ -338,7 +343,7 @@ func (w *world) output(args []string) (string, error) {
 		fmt.Printf("    %s: %s\n", args[0], bytes.TrimSpace(msg))
 	}
 	if err != nil {
-		return string(out), fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(msg))
+		return string(out), fmt.Errorf("%s: %w: %s %s", strings.Join(args, " "), err, bytes.TrimSpace(msg), bytes.TrimSpace(out))
 	}
 	return string(out), nil
 }
