@@ -22,7 +22,7 @@ export GOFLAGS := -buildvcs=false -tags=$(TAGS)
 export CGO_ENABLED := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-bench build install check docs docs-check test unit bats demo bench bench-fleet crash cross clean
+.PHONY: help deps deps-bench build install check docs docs-check test unit fuzz bats demo bench bench-fleet crash cross clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -66,6 +66,10 @@ test: build ## everything a contributor must pass: unit, bats as root, bats root
 
 unit: ## only the Go tests, with the race detector
 	test/run unit
+
+fuzz: ## throw damaged deltas at what reads them: FUZZTIME=1m for each reader
+	@for f in FuzzOpen FuzzLibrsync FuzzTarDiff; do \
+		$(GO) test ./pkg/delta -run '^$$' -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),1m) -fuzzminimizetime 5s || exit 1; done
 
 bats: build ## only bats; MODE="root rootless", FILES="pull.bats run.bats", FILTER=regex pick
 	test/run $(or $(MODE),root) $(FILES)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -36,12 +37,17 @@ func td(t testing.TB, ops ...any) []byte {
 			raw = append(raw, op...)
 		}
 	}
-	enc, err := zstd.NewWriter(nil)
+	enc, err := tdEncoder()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return enc.EncodeAll(raw, []byte(tarDiffMagic))
 }
+
+// tdEncoder is made once: that takes longer than all that it does.
+var tdEncoder = sync.OnceValues(func() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<16))
+})
 
 func applyTarDiff(delta io.Reader, base FileSource) ([]byte, error) {
 	r, err := NewTarDiffReader(delta, base)

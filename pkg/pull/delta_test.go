@@ -224,7 +224,6 @@ func TestDeltaPullFallsBack(t *testing.T) {
 	type damage struct {
 		do    func(t *testing.T, c *deltaCase)
 		warns string // "": it must not warn
-		bytes int64  // of the layer, fetched whole: -1 all
 	}
 	status := func(code int, name string) func(t *testing.T, c *deltaCase) {
 		return func(t *testing.T, c *deltaCase) {
