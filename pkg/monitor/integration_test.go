@@ -254,7 +254,7 @@ func TestStartErrors(t *testing.T) {
 		if !errors.As(err, &se) || se.Code != tc.code || !strings.Contains(se.Msg, tc.part) {
 			t.Errorf("%q: %v (%+v)", tc.args, err, se)
 		}
-		if c := b.record(); c.State.Status != store.StatusExited || c.State.ExitCode != tc.code || c.State.Error == "" {
+		if c := b.record(); c.State.Status != store.StatusCreated || c.State.ExitCode != tc.code || c.State.Error == "" {
 			t.Errorf("%q: record %+v", tc.args, c.State)
 		}
 	}

@@ -29,13 +29,13 @@ func runWith(t *testing.T, o CreateOptions, profile *specs.LinuxSeccomp, args ..
 	spec.Root.Readonly = false
 	spec.Linux.Seccomp = profile
 	writeSpec(t, o.Bundle, spec)
-	var out bytes.Buffer
-	o.Stdout, o.Stderr = &out, &out
+	var out, errs bytes.Buffer
+	o.Stdout, o.Stderr = &out, &errs
 	code, err := Run(context.Background(), o)
 	if err != nil {
 		t.Fatalf("Run: %v", err)
 	}
-	return out.String(), code
+	return out.String() + errs.String(), code
 }
 
 func kept(t *testing.T, o CreateOptions) []string {
