@@ -68,7 +68,7 @@ unit: ## only the Go tests, with the race detector
 	test/run unit
 
 fuzz: ## throw damaged deltas at what reads them: FUZZTIME=1m for each reader
-	@for f in FuzzOpen FuzzLibrsync FuzzTarDiff; do \
+	@for f in FuzzOpen FuzzMutated FuzzLibrsync FuzzTarDiff; do \
 		$(GO) test ./pkg/delta -run '^$$' -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),1m) -fuzzminimizetime 5s || exit 1; done
 
 bats: build ## only bats; MODE="root rootless", FILES="pull.bats run.bats", FILTER=regex pick

@@ -46,6 +46,7 @@ const (
 	blockTarget = 2 << 20  // a block is written once it has so much
 	maxWhole    = 64 << 20 // files beyond are coded window by window
 	fileWindow  = 32 << 20
+	baseWindow  = 32 << 20 // what is searched of its base, before and behind
 )
 
 // Create writes the delta that makes the target's layers from the files of a
@@ -89,13 +90,17 @@ func Create(ctx context.Context, base FileSource, target []LayerTar, w io.Writer
 	e := &encoder{ctx: ctx, out: out, base: base, ix: ix, enc: enc, o: o}
 	for _, l := range target {
 		if err := e.layer(l); err != nil {
+			_ = e.written()
 			return Summary{}, fmt.Errorf("layer %s: %w", l.DiffID, err)
 		}
 	}
 	if e.s.size() > 0 {
-		if err := writeBlock(out, enc, &e.s); err != nil {
+		if err := e.write(); err != nil {
 			return Summary{}, err
 		}
+	}
+	if err := e.written(); err != nil {
+		return Summary{}, err
 	}
 	if _, err := out.Write([]byte{frameEnd}); err != nil {
 		return Summary{}, err
@@ -139,6 +144,9 @@ type encoder struct {
 	sum  Summary
 
 	s       sheet
+	coding  *sheet     // the block before, while it is coded in the background
+	coded   chan error // how that went
+	busy    bool
 	names   *namer
 	headers headerModel
 	pending *name
@@ -160,7 +168,31 @@ func (e *encoder) room() error {
 	if err := e.ctx.Err(); err != nil {
 		return err
 	}
-	return writeBlock(e.out, e.enc, &e.s)
+	return e.write()
+}
+
+// write has the block coded and written in the background, once that of the last
+// one is done; the sheet is empty then.
+func (e *encoder) write() error {
+	if err := e.written(); err != nil {
+		return err
+	}
+	s := e.s
+	if e.coding == nil {
+		e.coding, e.coded = &sheet{}, make(chan error, 1)
+	}
+	e.s, *e.coding = *e.coding, s
+	e.busy = true
+	go func() { e.coded <- writeBlock(e.out, e.enc, e.coding) }()
+	return nil
+}
+
+func (e *encoder) written() error {
+	if !e.busy {
+		return nil
+	}
+	e.busy = false
+	return <-e.coded
 }
 
 func (e *encoder) layer(l LayerTar) error {
@@ -439,7 +471,7 @@ func (e *encoder) file(block, content, pad []byte) error {
 	default:
 		e.sum.Patched++
 		e.sum.PatchedBytes += size
-		pw := patchWriter{s: &e.s, room: e.room, old: p.old, left: int64(len(content)), dense: p.dense}
+		pw := patchWriter{s: &e.s, room: e.room, old: p.old, size: int64(len(p.old)), left: int64(len(content)), dense: p.dense}
 		if err := pw.write(p.pieces, content); err != nil {
 			return err
 		}
@@ -492,78 +524,4 @@ func pieces(b []byte) [][]byte {
 		b = b[litPiece:]
 	}
 	return append(out, b)
-}
-
-// largeFile codes a file by windows, from the base file of its name or the one
-// most like its first window.
-func (e *encoder) largeFile(in *bufio.Reader, block []byte, size, pad int64) error {
-	raw := e.nextName(block)
-	path := ""
-	if _, parts, _, ok := split(raw); ok {
-		path = strings.Join(parts, "/")
-	}
-	n, err := e.fill(in, fileWindow)
-	if err != nil {
-		return err
-	}
-	how, from := byte(madeLiteral), ""
-	var m *matcher
-	if ids := e.ix.similar(path, e.buf); len(ids) > 0 && n == fileWindow {
-		from = e.ix.files[ids[0]].path
-		old, err := e.ix.read(ids[0])
-		if err != nil {
-			return err
-		}
-		m = newMatcher(old)
-		how = madeFromSize
-		if from == path {
-			how = madePatchSize
-		}
-	}
-	// Whether the padding is zero is not known yet: it goes in as it is.
-	if _, err := e.header(block, plan{how: how, from: from}, nil, size, raw, pad > 0); err != nil {
-		return err
-	}
-	var pw patchWriter
-	if m != nil {
-		pw = patchWriter{s: &e.s, room: e.room, old: m.old, left: size}
-		e.sum.Patched++
-		e.sum.PatchedBytes += size
-	} else {
-		e.sum.New++
-		e.sum.NewBytes += size
-	}
-	pos := 0
-	for left := size; left > 0; {
-		if n == 0 {
-			return errors.New("the tar is cut off within a file")
-		}
-		if m != nil {
-			var list []piece
-			list, pos = m.patch(e.buf, pos)
-			if err := pw.write(list, e.buf); err != nil {
-				return err
-			}
-		} else {
-			for _, part := range pieces(e.buf) {
-				if err := e.room(); err != nil {
-					return err
-				}
-				e.s.bytes(colData, part)
-			}
-		}
-		if left -= n; left > 0 {
-			if n, err = e.fill(in, min(left, fileWindow)); err != nil {
-				return err
-			}
-		}
-	}
-	if m != nil {
-		e.enter(from, pw.crc, int64(len(m.old)))
-	}
-	if n, err = e.fill(in, pad); err == nil && n < pad {
-		err = errors.New("the tar is cut off within a file")
-	}
-	e.s.bytes(colData, e.buf)
-	return err
 }

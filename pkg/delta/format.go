@@ -32,7 +32,7 @@ const (
 	maxSize      = 1 << 60   // bytes of one entry
 	maxInflated  = 8 << 20   // bytes of a base file that is inflated, before and after
 	maxGzipHead  = 1024      // bytes before what is compressed
-	mtfLen       = 16        // values that a header field remembers
+	mtfLen       = 128       // values that a header field remembers
 )
 
 // Columns: what is alike is kept together, so that it compresses well. A block

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io"
+	"strings"
 	"testing"
 )
 
@@ -32,6 +34,67 @@ func drain(t *testing.T, b []byte, base FileSource) {
 		} else if err == nil {
 			return // a delta may well ask for endless zeros
 		}
+	}
+}
+
+// FuzzMutated changes bytes of a sound delta and puts the checksums right again, so
+// that what is changed gets as far as the decoders of columns: the input is a
+// list of places and of what is added to the bytes there.
+func FuzzMutated(f *testing.F) {
+	base, tars := mutable(f)
+	d := create(f, base, tars...)
+	f.Add([]byte{0, 0, 0})
+	f.Add([]byte{0, 60, 1, 1, 0, 0x80})
+	for i := range 40 {
+		f.Add(binary.BigEndian.AppendUint16(nil, uint16(i*len(d)/40))[:2:2])
+	}
+	f.Fuzz(func(t *testing.T, edits []byte) {
+		b := bytes.Clone(d)
+		for ; len(edits) >= 3; edits = edits[3:] {
+			b[int(binary.BigEndian.Uint16(edits))%len(b)] += edits[2]
+		}
+		fixSums(b)
+		drain(t, b, base)
+	})
+}
+
+// mutable is a base and layers that take every way of the format.
+func mutable(t testing.TB) (*TarSource, [][]byte) {
+	g := newGenerator(14)
+	files := g.image(6)
+	text := strings.Repeat("what a line of a program may look like;\n", 200)
+	fresh := text[:3000] + strings.Repeat("something quite different\n", 9) + strings.ToUpper(text[3000:5000]) + text[5500:]
+	files = append(files, reg("z/text", text), reg("z/doc.gz", string(regzip([]byte(text), 9, 1<<20))))
+	base := tarSource(t, pack(t, files))
+	changed := append(g.change(files), reg("z/text", fresh), reg("z/doc.gz", string(regzip([]byte(fresh), 9, 1<<20))))
+	return base, [][]byte{pack(t, changed), pack(t, g.image(2))}
+}
+
+// fixSums puts the checksums of a delta's blocks right, as far as it is whole.
+func fixSums(b []byte) {
+	at := len(magic) + 2
+	number := func() (v uint64) {
+		v, n := binary.Uvarint(b[min(at, len(b)):])
+		at += max(n, 1)
+		return v
+	}
+	for range min(number(), maxLayers) {
+		at += 32
+		number()
+	}
+	for at < len(b) && b[at] == frameBlock {
+		at++
+		from := at
+		for range numColumns {
+			number()
+		}
+		n := number()
+		if at+4 > len(b) || n > uint64(len(b)-at-4) {
+			return
+		}
+		sum := crc32.Update(crc32.Checksum(b[from:at], castagnoli), castagnoli, b[at+4:at+4+int(n)])
+		binary.LittleEndian.PutUint32(b[at:], sum)
+		at += 4 + int(n)
 	}
 }
 

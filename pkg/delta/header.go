@@ -3,6 +3,7 @@ package delta
 import (
 	"bytes"
 	"fmt"
+	"hash/crc32"
 	"path"
 	"slices"
 	"strconv"
@@ -46,7 +47,11 @@ const (
 type headerModel struct {
 	// recent values of a field, by kind of entry, latest first
 	recent [numKinds][numFields][][]byte
+	// times of the last entries of the same kind of name
+	times [numEndings][]byte
 }
+
+const numEndings = 256
 
 const (
 	kindFile = iota
@@ -179,6 +184,36 @@ func (m *headerModel) list(flag byte, f int) *[][]byte {
 	return &m.recent[shared(kindOf(flag), f)][f]
 }
 
+// ending is a number for what a name ends with: files written by one program, at
+// one time, often end alike. All folders are the same.
+func ending(flag byte, n name) int {
+	end := "/"
+	if kindOf(flag) != kindFolder {
+		base := n.raw[strings.LastIndexByte(n.raw, '/')+1:]
+		if end = ""; strings.Contains(base, ".") {
+			end = base[strings.LastIndexByte(base, '.'):]
+		}
+	}
+	return int(crc32.Checksum([]byte(end), castagnoli) % numEndings)
+}
+
+// guess is what a field that is remembered is predicted to be.
+func (m *headerModel) guess(flag byte, f int, n name) []byte {
+	if f == fieldTime && kindOf(flag) != kindMeta {
+		if t := m.times[ending(flag, n)]; t != nil {
+			return t
+		}
+	}
+	return latest(*m.list(flag, f), f)
+}
+
+// note remembers the time of an entry.
+func (m *headerModel) note(flag byte, f int, n name, v []byte) {
+	if f == fieldTime && kindOf(flag) != kindMeta {
+		m.times[ending(flag, n)] = slices.Clone(v)
+	}
+}
+
 func latest(list [][]byte, f int) []byte {
 	if len(list) > 0 {
 		return list[0]
@@ -217,11 +252,12 @@ func (m *headerModel) encode(s *sheet, block []byte, n name, size int64, link st
 			continue
 		}
 		list := m.list(flag, f)
-		if bytes.Equal(have, latest(*list, f)) {
+		if bytes.Equal(have, m.guess(flag, f, n)) {
 			continue
 		}
+		m.note(flag, f, n, have)
 		mask |= 1 << f
-		if i := slices.IndexFunc(*list, func(b []byte) bool { return bytes.Equal(b, have) }); i > 0 {
+		if i := slices.IndexFunc(*list, func(b []byte) bool { return bytes.Equal(b, have) }); i >= 0 {
 			s.byte(colIndex, byte(i))
 			toFront(list, i)
 			continue
@@ -262,7 +298,7 @@ func (m *headerModel) decode(c *cursor, block []byte, flag byte, n name, size in
 		guess := predicted(f, flag, n, size, link)
 		if mask&(1<<f) == 0 {
 			if guess == nil {
-				guess = latest(*m.list(flag, f), f)
+				guess = m.guess(flag, f, n)
 			}
 			copy(to, guess)
 			continue
@@ -270,12 +306,13 @@ func (m *headerModel) decode(c *cursor, block []byte, flag byte, n name, size in
 		i := c.byte(colIndex)
 		if i < valueNumber {
 			list := m.list(flag, f)
-			if guess != nil || f == fieldSum || int(i) >= len(*list) || i == 0 {
+			if guess != nil || f == fieldSum || int(i) >= len(*list) {
 				c.fail("header field out of bounds")
 				return
 			}
 			toFront(list, int(i))
 			copy(to, (*list)[0])
+			m.note(flag, f, n, to)
 			continue
 		}
 		learns := guess == nil && f != fieldSum
@@ -305,6 +342,7 @@ func (m *headerModel) decode(c *cursor, block []byte, flag byte, n name, size in
 		}
 		if learns {
 			remember(m.list(flag, f), to)
+			m.note(flag, f, n, to)
 		}
 		if f == fieldSum {
 			sum = slices.Clone(to)

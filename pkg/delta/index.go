@@ -23,6 +23,7 @@ type index struct {
 	byPath  map[string]int
 	byHash  map[fileHash][]int
 	byShape map[string][]int // by the path with versions and hashes taken out
+	byTail  map[string][]int // by the last two components of that
 	byTrait map[uint64][]int // by sampled content
 }
 
@@ -39,7 +40,7 @@ const maxOld = 256 << 20
 func newIndex(ctx context.Context, src FileSource) (*index, error) {
 	ix := &index{
 		src: src, byPath: map[string]int{}, byHash: map[fileHash][]int{},
-		byShape: map[string][]int{}, byTrait: map[uint64][]int{},
+		byShape: map[string][]int{}, byTail: map[string][]int{}, byTrait: map[uint64][]int{},
 	}
 	return ix, ix.walk(ctx, "")
 }
@@ -79,7 +80,12 @@ func (ix *index) add(p string) error {
 	}
 	sum, sk := sha256.New(), sketch{}
 	buf := make([]byte, min(size, 256<<10))
+	// Large files are not compared as wholes: what they begin with will do.
+	large := size > maxWhole
 	r := io.NewSectionReader(f, 0, size)
+	if large {
+		r = io.NewSectionReader(f, 0, fileWindow)
+	}
 	for {
 		n, err := r.Read(buf)
 		sum.Write(buf[:n])
@@ -94,10 +100,15 @@ func (ix *index) add(p string) error {
 	id := len(ix.files)
 	ix.files = append(ix.files, indexed{p, size})
 	ix.byPath[p] = id
-	h := fileHash(sum.Sum(nil)[:16])
-	ix.byHash[h] = append(ix.byHash[h], id)
+	if !large {
+		h := fileHash(sum.Sum(nil)[:16])
+		ix.byHash[h] = append(ix.byHash[h], id)
+	}
 	sh := shape(p)
 	ix.byShape[sh] = append(ix.byShape[sh], id)
+	if t := tail(p); len(ix.byTail[t]) < 64 {
+		ix.byTail[t] = append(ix.byTail[t], id)
+	}
 	for _, t := range sk.traits() {
 		if l := ix.byTrait[t]; len(l) < 16 {
 			ix.byTrait[t] = append(l, id)
@@ -143,25 +154,47 @@ func affixes(a, b string) (head, tail int) {
 }
 
 // similar lists base files that may serve as the base of a patch, the likeliest
-// first.
+// first: that of the path, one of the same path but for versions and hashes, one
+// that shares much of its content, and one whose last components are the same.
 func (ix *index) similar(p string, content []byte) []int {
 	var out []int
-	add := func(ids ...int) {
-		for _, id := range ids {
-			if !slices.Contains(out, id) && ix.files[id].size <= maxOld {
-				out = append(out, id)
-			}
+	add := func(id int, ok bool) {
+		if ok && !slices.Contains(out, id) && ix.files[id].size <= maxOld {
+			out = append(out, id)
 		}
 	}
+	id, ok := ix.byPath[p]
+	add(id, ok)
+	add(ix.nearest(p, ix.byShape[shape(p)]))
+	add(ix.resembling(content))
+	add(ix.nearest(p, ix.byTail[tail(p)]))
+	return out
+}
+
+// likely is the best guess for a file that is too large to try; the base file may
+// be of any size.
+func (ix *index) likely(p string, content []byte) (int, bool) {
 	if id, ok := ix.byPath[p]; ok {
-		add(id)
+		return id, true
 	}
-	if ids := ix.byShape[shape(p)]; len(ids) > 0 {
-		best := slices.MaxFunc(ids, func(a, b int) int {
-			return cmp.Or(cmp.Compare(near(p, ix.files[a].path), near(p, ix.files[b].path)), cmp.Compare(b, a))
-		})
-		add(best)
+	if id, ok := ix.nearest(p, ix.byShape[shape(p)]); ok {
+		return id, true
 	}
+	return ix.resembling(content)
+}
+
+// nearest picks the one whose path has most in common with p.
+func (ix *index) nearest(p string, ids []int) (int, bool) {
+	if len(ids) == 0 {
+		return 0, false
+	}
+	return slices.MaxFunc(ids, func(a, b int) int {
+		return cmp.Or(cmp.Compare(near(p, ix.files[a].path), near(p, ix.files[b].path)), cmp.Compare(b, a))
+	}), true
+}
+
+// resembling finds the file that shares most samples of its content.
+func (ix *index) resembling(content []byte) (int, bool) {
 	sk := sketch{}
 	sk.write(content)
 	votes := map[int]int{}
@@ -176,10 +209,16 @@ func (ix *index) similar(p string, content []byte) []int {
 			best, most = id, v
 		}
 	}
-	if best >= 0 {
-		add(best)
+	return best, best >= 0
+}
+
+// tail is a path's last two components, without versions and hashes.
+func tail(p string) string {
+	i := strings.LastIndexByte(p, '/')
+	if i > 0 {
+		i = strings.LastIndexByte(p[:i], '/')
 	}
-	return out
+	return shape(p[i+1:])
 }
 
 var variable = sync.OnceValue(func() *regexp.Regexp {

@@ -2,6 +2,8 @@ package delta
 
 import (
 	"encoding/binary"
+	"slices"
+	"sync"
 )
 
 // Parts of a column are stored as they are where coding them does not help.
@@ -21,7 +23,8 @@ type lzBlockEncoder struct {
 }
 
 func (e *lzBlockEncoder) encode(s *sheet) ([]byte, error) {
-	var out []byte
+	var outs [numColumns][]byte
+	var wg sync.WaitGroup
 	for i, col := range s.cols {
 		if len(col) == 0 {
 			continue
@@ -33,9 +36,10 @@ func (e *lzBlockEncoder) encode(s *sheet) ([]byte, error) {
 		if i == colData {
 			dicts = s.dicts
 		}
-		out = e.cols[i].encode(out, col, dicts)
+		wg.Go(func() { outs[i] = e.cols[i].encode(nil, col, dicts) })
 	}
-	return out, nil
+	wg.Wait()
+	return slices.Concat(outs[:]...), nil
 }
 
 // A lzEncoder codes one column.

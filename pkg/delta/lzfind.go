@@ -103,27 +103,48 @@ func (f *lzFinder) find(found *lzFound, from, to int) {
 		f.filled = i + 1
 	}
 	found.list = found.list[:0]
-	skip := lzMatch{} // a match that is long enough, as it goes on at the next place
+	run := lzMatch{} // a long match, as it goes on at the next place
 	for i := from; i < to; i++ {
 		n := len(found.list)
-		if int(skip.len) >= f.nice {
-			// Not entered either: the dictionary has it.
-			found.list = append(found.list, skip)
+		if int(run.len) >= f.nice {
+			// Nothing is sought there, nor entered: it is as far back, too.
+			found.list = append(found.list, run)
 			f.filled = max(f.filled, i+1)
 		} else {
 			found.list = f.place(found.list, i)
-			if f.dict != nil {
+			run = f.extend(found.list[n:], i, to)
+			if f.dict != nil && int(run.len) < f.nice {
+				own := len(found.list)
 				found.list = f.dict.matches(found.list, n, f.buf, i, to-i)
+				if k := len(found.list); k > own {
+					run = found.list[k-1]
+				}
 			}
 		}
-		skip.len = 0
-		if k := len(found.list); k > n && f.dict != nil {
-			skip = found.list[k-1]
-			skip.len--
-			found.list[k-1].len = min(found.list[k-1].len, maxMatch)
+		if k := len(found.list); k > n && int(run.len) >= f.nice {
+			found.list[k-1].len = min(run.len, maxMatch)
 		}
+		run.len--
 		found.ends = append(found.ends, int32(len(found.list)))
 	}
+}
+
+// extend tells how far the longest match at i goes on, if it is as long as is
+// sought.
+func (f *lzFinder) extend(list []lzMatch, i, to int) lzMatch {
+	if len(list) == 0 {
+		return lzMatch{}
+	}
+	m := list[len(list)-1]
+	if int(m.len) < f.nice {
+		return m
+	}
+	at := i - int(m.dist) - 1
+	if f.dict != nil && at < f.dict.at {
+		at += len(f.dict.b)
+	}
+	m.len = int32(f.until(at, matchLen(f.buf[at:], f.buf[i:max(to, i+f.nice)])))
+	return m
 }
 
 // place lists the matches at i, longer and longer, each as near as possible, and

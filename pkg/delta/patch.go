@@ -47,7 +47,7 @@ func (p *plan) cost(content []byte) int {
 // sheet writes a patch by itself.
 func (p *plan) sheet(content []byte) *sheet {
 	s := &sheet{}
-	pw := patchWriter{s: s, room: func() error { return nil }, old: p.old, left: int64(len(content)), dense: p.dense}
+	pw := patchWriter{s: s, room: func() error { return nil }, old: p.old, size: int64(len(p.old)), left: int64(len(content)), dense: p.dense}
 	_ = pw.write(p.pieces, content) // fails only if room does
 	return s
 }
@@ -83,10 +83,12 @@ func (ix *index) read(id int) ([]byte, error) {
 type patchWriter struct {
 	s     *sheet
 	room  func() error
-	old   []byte
-	pos   int64 // in old
-	seek  int64 // to do before the next copy
-	left  int64 // of the file
+	old   []byte // the base file, or a window of it
+	at    int64  // where in the file that begins
+	size  int64  // of the file
+	pos   int64  // in the file
+	seek  int64  // to do before the next copy
+	left  int64  // of the file
 	dense bool
 	crc   uint32 // over what was copied, before the differences
 }
@@ -116,7 +118,7 @@ func (w *patchWriter) write(list []piece, content []byte) error {
 
 // copy writes copies that make b, the last one with the insertion of add.
 func (w *patchWriter) copy(b, add []byte) error {
-	old := w.old[w.pos+w.seek:][:len(b)]
+	old := w.old[w.pos+w.seek-w.at:][:len(b)]
 	w.crc = crc32.Update(w.crc, castagnoli, old)
 	for len(b) > 0 {
 		n, kind := len(b), byte(patchExact)
@@ -138,7 +140,7 @@ func (w *patchWriter) copy(b, add []byte) error {
 			tail = add
 		}
 		w.begin(patchOp|kind, len(tail) > 0)
-		if rest := min(w.left, int64(len(w.old))-w.pos); int64(n) == rest {
+		if rest := min(w.left, w.size-w.pos); int64(n) == rest {
 			w.s.uint(colCopy, 0)
 		} else {
 			w.s.uint(colCopy, uint64(n))
