@@ -49,6 +49,8 @@ func (*balena) ops(w *world) []*op {
 		}
 	}
 	return append(pullOps(w, "pull", "-q"), []*op{
+		{name: "delta", weight: 20, steps: [][]string{{"pull", "-q", w.registry + "/delta:1"}}, run: []string{"pull", w.registry + "/delta:2"}, says: "delta"},
+		{name: "load", weight: 12, run: []string{"load", "-q", "-i", w.archive()}},
 		{name: "first", weight: 10, run: []string{"pull", "-q", tiny}},
 		{name: "tag", weight: 4, steps: [][]string{pull1}, run: []string{"tag", one, "other:1"}},
 		{name: "retag", weight: 4, steps: [][]string{pull1, pull2}, run: []string{"tag", two, one}},

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -235,7 +236,19 @@ func makeImages(w *world) (*images, error) {
 	if err := pipe(bytes.NewReader(raw), filepath.Join(filepath.Dir(self), "mkimage"), im.layout); err != nil {
 		return nil, err
 	}
-	return im, command(registryTool, "push", w.registry, im.layout, "app", "1", "2", "tiny")
+	return im, errors.Join(
+		command(registryTool, "push", w.registry, im.layout, "app", "1", "2", "tiny"),
+		command(registryTool, "push", w.registry, im.layout, "delta", "1", "2"),
+		command("skopeo", "copy", "--quiet", "oci:"+im.layout+":1", "docker-archive:"+w.archive()+":"+w.registry+"/app:1"))
+}
+
+// archive is an image as `docker save` writes it.
+func (w *world) archive() string { return filepath.Join(w.dir, "app.tar") }
+
+// publishDelta has the engine make the delta from delta:1 to delta:2.
+func (w *world) publishDelta(balena string) error {
+	name := "docker://" + w.registry + "/delta:"
+	return command(balena, "--root", filepath.Join(w.dir, "maker"), "--runroot", w.runRoot(), "image", "delta", "-q", "--push", name+"1", name+"2")
 }
 
 func pipe(in io.Reader, name string, args ...string) error {

@@ -9,6 +9,7 @@ type op struct {
 	steps  [][]string // commands that made the disk that it starts from
 	live   [][]string // commands before it that must run in the same boot
 	run    []string
+	says   string                           // what it prints, if it is to be sure that it took that way
 	again  func(before snapshot) [][]string // the repair; nil is run once more
 	may    []string                         // keys that may be there or not, unless it succeeded
 	tidy   [][]string                       // what removes leftovers, where the command does not

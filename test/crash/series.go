@@ -79,6 +79,9 @@ func (w *world) reference(o *op) (r reference, err error) {
 	if err := w.do(o.run); err != nil {
 		return r, err
 	}
+	if !strings.Contains(w.said, o.says) {
+		return r, fmt.Errorf("it does not say %q: %s", o.says, w.said)
+	}
 	r.took = time.Since(start)
 	if r.after, err = w.restartAndLook(); err != nil {
 		return r, err

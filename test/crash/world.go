@@ -31,6 +31,7 @@ type world struct {
 	registry  string // address
 	templates map[string]string
 	disk      *os.File // the mounted filesystem, for the ioctl
+	said      string   // by the last command
 }
 
 func (w *world) mnt() string     { return filepath.Join(w.dir, "m") }
@@ -74,6 +75,9 @@ func (w *world) setup() error {
 	case "":
 		path, err := filepath.Abs(w.o.balena)
 		if err != nil {
+			return err
+		}
+		if err := w.publishDelta(path); err != nil {
 			return err
 		}
 		w.engine = &balena{path: path}
@@ -345,5 +349,6 @@ func (w *world) output(args []string) (string, error) {
 	if err != nil {
 		return string(out), fmt.Errorf("%s: %w: %s %s", strings.Join(args, " "), err, bytes.TrimSpace(msg), bytes.TrimSpace(out))
 	}
+	w.said = string(out) + string(msg)
 	return string(out), nil
 }
