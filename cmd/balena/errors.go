@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/balena-os/balena/pkg/monitor"
 	"github.com/balena-os/balena/pkg/pull"
 	"github.com/balena-os/balena/pkg/store"
@@ -60,6 +62,11 @@ func (e *env) exitCode(err error) int {
 
 func (e *env) printError(err error) {
 	fmt.Fprintln(e.stderr, "Error: "+strings.TrimSpace(err.Error()))
+	if e.st != nil && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, pull.ErrNoSpace)) {
+		fmt.Fprintf(e.stderr, "hint: %s has %s free: 'balena system df' shows what takes how much, 'balena system prune' and 'balena rmi' free some\n",
+			e.st.Root(), bytes(e.st.Free()))
+		return
+	}
 	for _, h := range hints {
 		if errors.Is(err, h.is) {
 			fmt.Fprintln(e.stderr, "hint: "+h.text)

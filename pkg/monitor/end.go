@@ -23,6 +23,9 @@ const LockVar = "BALENA_MONITOR_LOCK"
 // not record stays in exit.json for the next command that looks.
 const recordFor = 2 * time.Minute
 
+// recordFull bounds it on a full disk, where the reserve is used up too.
+const recordFull = 2 * time.Second
+
 // cleanFor bounds how long a client that promised to clean up may take.
 const cleanFor = 30 * time.Second
 
@@ -127,6 +130,9 @@ func (m *monitor) record(exit Exit) {
 			return // removed meanwhile: nothing to record
 		}
 		m.problem("recording the exit code: %v", err)
+		if errors.Is(err, unix.ENOSPC) && time.Until(deadline) > recordFull {
+			deadline = time.Now().Add(recordFull) // whoever waits may be the one to make room
+		}
 		if errors.Is(err, store.ErrCorrupt) || errors.Is(err, store.ErrVersion) || time.Now().After(deadline) {
 			return
 		}

@@ -297,7 +297,11 @@ func (e *refetchError) Unwrap() error { return e.err }
 
 func (d *destination) explain(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fmt.Errorf("%w: the disk filled up while the layer was written: %w", ErrNoSpace, err)
+		var all int64
+		for _, l := range d.plan.layers {
+			all += max(0, l.blob.Size)
+		}
+		return fmt.Errorf("%w: the disk filled up while the image, %s compressed, was written: %w", ErrNoSpace, size(all), err)
 	}
 	return err
 }

@@ -25,6 +25,7 @@ type Pruned struct {
 // Prune removes images that no container uses and no pull starts from by a
 // delta, and what failed pulls left behind. Images on which others were built stay. What was removed before an error is returned with it.
 func Prune(ctx context.Context, st *store.Store, o PruneOptions) (Pruned, error) {
+	defer st.MakeRoom()()
 	var p Pruned
 	r, err := newRemover(ctx, st, RemoveOptions{Force: true})
 	if err != nil {

@@ -71,6 +71,7 @@ func withPuller(ctx context.Context, st *store.Store, o Options, f func(*puller)
 	if err != nil {
 		return nil, err
 	}
+	st.KeepReserve() // for removals, should this fill the disk
 	p, err := newPuller(st, layers, o)
 	if err != nil {
 		return nil, err

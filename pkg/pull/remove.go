@@ -42,6 +42,7 @@ type Removed struct {
 // stay. What was removed before an error is returned with it.
 // ErrNoImage, ErrAmbiguousImage, ErrImageInUse.
 func Remove(ctx context.Context, st *store.Store, name string, o RemoveOptions) ([]Removed, error) {
+	defer st.MakeRoom()()
 	r, err := newRemover(ctx, st, o)
 	if err != nil {
 		return nil, err

@@ -33,6 +33,7 @@ func Sweep(ctx context.Context, st *store.Store) ([]string, error) {
 // sweep removes orphaned layers older than age. Only layers that a pull made
 // are looked at: a build keeps layers without an image as its cache.
 func sweep(ctx context.Context, st *store.Store, layers storage.Store, w *durable.Writer, age time.Duration) ([]string, error) {
+	defer st.MakeRoom()()
 	unlock, idle, err := w.Alone()
 	if err != nil || !idle {
 		return nil, err

@@ -71,6 +71,7 @@ func Untag(_ context.Context, st *store.Store, image string, names ...string) ([
 			take = append(take, full)
 		}
 	}
+	defer st.MakeRoom()()
 	if err := layers.RemoveNames(img.ID, take); err != nil {
 		return nil, fmt.Errorf("untagging %s: %w", image, err)
 	}

@@ -133,6 +133,7 @@ func (e *Engine) clean(ctx context.Context, id string) error {
 // cleanAndRemove is clean, then remove; for a --rm container, of which a reboot
 // leaves nothing anyway, clean beside the removal of the layer, then the rest.
 func (e *Engine) cleanAndRemove(ctx context.Context, c *store.Container, volumes bool) error {
+	defer e.Store.MakeRoom()()
 	if !c.Config.AutoRemove {
 		if err := e.clean(ctx, c.ID); err != nil {
 			return err
@@ -152,6 +153,7 @@ func (e *Engine) cleanAndRemove(ctx context.Context, c *store.Container, volumes
 // container is whole or not there. What a kill or a power cut leaves after that
 // is found by the mark, or by the first start after the reboot.
 func (e *Engine) remove(ctx context.Context, c *store.Container, volumes bool) error {
+	defer e.Store.MakeRoom()()
 	mark, err := e.mark(ctx, c.ID+removing)
 	if err != nil {
 		return fmt.Errorf("removing container %s: %w", short(c.ID), err)

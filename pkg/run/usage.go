@@ -95,6 +95,7 @@ func (e *Engine) volumes(ctx context.Context) ([]store.Volume, error) {
 // PruneVolumes removes the anonymous volumes that no container mounts, with all
 // the named ones too. It returns their names and how many bytes they held.
 func (e *Engine) PruneVolumes(ctx context.Context, all bool) (removed []string, freed int64, err error) {
+	defer e.Store.MakeRoom()()
 	vs, err := e.volumes(ctx)
 	if err != nil {
 		return nil, 0, err

@@ -65,6 +65,7 @@ func (s *Store) openAfterSweep() (storage.Store, error) {
 	if err := errors.Join(errs...); err != nil {
 		s.o.Warn("removing what an earlier boot left in the storage: " + err.Error())
 	}
+	s.KeepReserve()
 	if err := os.WriteFile(mark, []byte(boot), 0o600); err != nil {
 		s.o.Warn("noting that the storage was tidied: " + err.Error())
 	}

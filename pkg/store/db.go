@@ -64,7 +64,7 @@ func (s *Store) View(ctx context.Context, fn func(*Tx) error) error {
 
 // Update runs fn in a read-write transaction: the only one at that time. When
 // it returns nil, all that fn wrote is on stable storage; after an error
-// nothing of it is.
+// nothing of it is. fn is called a second time when the disk was full.
 func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
 	return s.transact(ctx, true, fn)
 }
@@ -89,7 +89,14 @@ func (s *Store) transact(ctx context.Context, write bool, fn func(*Tx) error) er
 		// bbolt would take an emptied file for a new one and forget everything.
 		return s.corrupt("it is empty")
 	}
-	return s.inDatabase(path, write, fn)
+	err = s.inDatabase(path, write, fn)
+	if write && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) {
+		// The file may have to grow even for a deletion.
+		done := s.MakeRoom()
+		err = s.inDatabase(path, write, fn)
+		done()
+	}
+	return err
 }
 
 // inDatabase opens the file for one transaction. bbolt reads through a memory
