@@ -11,9 +11,12 @@ COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 # Reproducible: the build's time is the commit's, unless the packager says another.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
-TAGS := exclude_graphdriver_btrfs,exclude_graphdriver_zfs,containers_image_openpgp,grpcnotrace,osusergo,netgo,seccomp
+TAGS := exclude_graphdriver_btrfs,exclude_graphdriver_zfs,containers_image_openpgp,grpcnotrace,osusergo,netgo,seccomp,nethttpomithttp2
 LDFLAGS := -s -w -linkmode external -extldflags "-static" \
 	-X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.buildEpoch=$(SOURCE_DATE_EPOCH)
+ifeq ($(shell $(GO) env GOARCH),amd64)
+LDFLAGS += -funcalign=16
+endif
 STAGES := balena-monitor balena-runc balena-init balena-netns
 STATICCHECK := $(shell $(GO) env GOPATH)/bin/staticcheck
 
@@ -34,7 +37,7 @@ deps-bench: ## install podman and docker, the peers of `make bench`
 	scripts/deps bench
 
 build: ## build the static bin/balena and its argv[0] links
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/balena ./cmd/balena
+	$(GO) build -trimpath $$(scripts/gcflags) -ldflags '$(LDFLAGS)' -o bin/balena ./cmd/balena
 	@for s in $(STAGES); do ln -sf balena bin/$$s; done
 
 install: build ## install below $(DESTDIR)$(PREFIX)
@@ -53,7 +56,7 @@ check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated d
 	$(GO) mod tidy -diff
 	@for d in third_party/*/; do (cd $$d && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
 	scripts/deadcode-check
-	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/cross scripts/deadcode-check scripts/docs-check scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/fleet
+	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/cross scripts/deadcode-check scripts/docs-check scripts/gcflags scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/fleet
 
 docs: ## generate the man pages and completions in docs/
 	TAGS=$(TAGS) scripts/docs

@@ -20,6 +20,7 @@ import (
 // newImageCmd is the group `balena image`.
 func newImageCmd(e *env) *cobra.Command {
 	return group("image", "Manage images",
+		newBuildCmd(e),
 		newImageDeltaCmd(e),
 		newHistoryCmd(e),
 		newImageExistsCmd(e),

@@ -73,6 +73,9 @@ func newRootCmd(e *env) *cobra.Command {
 	}
 	cmd.AddCommand(containers()...)
 	cmd.AddCommand(
+		newBuildCmd(e),
+		newBuilderCmd(e),
+		newBuildxCmd(e),
 		newContainerCmd(e, containers),
 		newHistoryCmd(e),
 		newImageCmd(e),

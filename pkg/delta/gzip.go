@@ -56,7 +56,9 @@ const gzMinLevel = 4
 func (z *gzipper) reset(level int) {
 	l := gzLevels[level-gzMinLevel]
 	pending := z.pending[:0]
-	*z = gzipper{good: l.good, maxLazy: l.lazy, nice: l.nice, chain: l.chain, pending: pending, length: gzMinMatch - 1}
+	*z = gzipper{} // with values it would be copied from 200 kB of the binary
+	z.good, z.maxLazy, z.nice, z.chain = l.good, l.lazy, l.nice, l.chain
+	z.pending, z.length = pending, gzMinMatch-1
 	z.huffman.init()
 }
 

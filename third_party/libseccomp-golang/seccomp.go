@@ -1,11 +1,11 @@
 // Package seccomp takes the place of github.com/seccomp/libseccomp-golang, as
-// far as libcontainer and containers/common call it. A filter notes what is
+// far as libcontainer, containers/common and buildah call it. A filter notes what is
 // asked of it, and libseccomp compiles it only when it is exported. What was
 // noted is all that the program depends on, so its digest names the program,
 // and Export can give the same program as before: compiling the default profile
 // takes libseccomp 12 ms, at each start of a container and each exec.
 //
-// Lost: what nobody here calls (loading a filter, notifications, reading rules
+// Lost: what nobody here calls (notifications, reading rules
 // back). An error in a rule is reported by ExportBPF, not by AddRule.
 package seccomp
 

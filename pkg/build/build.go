@@ -1,0 +1,163 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/openshift/imagebuilder/dockerfile/parser"
+	"go.podman.io/buildah/define"
+	"go.podman.io/buildah/imagebuildah"
+	"go.podman.io/storage"
+
+	"github.com/balena-os/balena/pkg/durable"
+	"github.com/balena-os/balena/pkg/pull"
+	"github.com/balena-os/balena/pkg/store"
+)
+
+// builder is one build.
+type builder struct {
+	st     *store.Store
+	layers storage.Store
+	o      Options
+	room   *room
+	tmp    string // of this build alone
+
+	buildah define.BuildOptions
+}
+
+// Build builds an image from a context: a folder, "-" for a tar archive or a
+// Dockerfile from In, the URL of a git repository or of a tar archive. When it
+// returns without an error, the image with its names is on stable storage. A
+// build that fails leaves the steps that it finished in the cache. Enter must
+// have been called. ErrOptions, ErrNoDockerfile, *StepError.
+func Build(ctx context.Context, st *store.Store, from string, o Options) (Result, error) {
+	if err := o.Check(); err != nil {
+		return Result{}, err
+	}
+	b := &builder{st: st, o: o}
+	var err error
+	if b.layers, err = st.Layers(); err != nil {
+		return Result{}, err
+	}
+	if b.room, err = enterRoom(ctx, st, b.layers); err != nil {
+		return Result{}, err
+	}
+	defer b.room.leave()
+	if b.tmp, err = os.MkdirTemp(b.room.dir, "b"); err != nil {
+		return Result{}, err
+	}
+	defer os.RemoveAll(b.tmp) //nolint:errcheck // the next build removes what is left
+	w, err := durable.NewWriter(b.layers)
+	if err != nil {
+		return Result{}, err
+	}
+	// Layers that are no image's yet are not a failed pull's.
+	unlock, err := w.Active(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	defer unlock()
+	return b.build(ctx, from)
+}
+
+func (b *builder) build(ctx context.Context, from string) (Result, error) {
+	c, err := b.context(ctx, from)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := b.translate(ctx, c); err != nil {
+		return Result{}, err
+	}
+	file, err := os.ReadFile(c.files[0])
+	if err != nil {
+		return Result{}, fmt.Errorf("reading the Dockerfile: %w", err)
+	}
+	images, err := b.bases(file)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := b.pullBases(ctx, images); err != nil {
+		return Result{}, err
+	}
+	done, err := b.network(ctx, slices.ContainsFunc(c.nodes, func(n *parser.Node) bool {
+		return strings.EqualFold(n.Value, "run") || strings.EqualFold(n.Value, "onbuild")
+	}) || len(images) > 0)
+	if err != nil {
+		return Result{}, err
+	}
+	defer done()
+	out := newConsole(b.o.Out, b.o.Plain, c.nodes)
+	b.buildah.Out, b.buildah.Err, b.buildah.ReportWriter = out, out, io.Discard
+	id, err := b.run(ctx, c.files)
+	if failed, tail := out.end(err); err != nil {
+		return Result{}, stepError(err, c.files[0], failed, tail)
+	}
+	return b.finish(ctx, id)
+}
+
+// run has buildah build through a store that is durable and whose cache knows
+// the volumes.
+func (b *builder) run(ctx context.Context, files []string) (string, error) {
+	d, err := durable.NewStore(b.layers)
+	if err != nil {
+		return "", err
+	}
+	st := &cacheStore{Store: d, key: volumeKey(b.buildah.CommonBuildOpts.Volumes)}
+	id, _, err := imagebuildah.BuildDockerfiles(ctx, st, b.buildah, files...)
+	return id, err
+}
+
+// finish names the image and makes all that was built durable.
+func (b *builder) finish(ctx context.Context, id string) (Result, error) {
+	r := Result{ID: id}
+	if id == "" {
+		return r, nil
+	}
+	if err := durable.Sync(b.layers.GraphRoot()); err != nil {
+		return r, err
+	}
+	if len(b.o.Tags) > 0 {
+		if err := pull.Tag(ctx, b.st, id, b.o.Tags...); err != nil {
+			return r, err
+		}
+		for _, t := range b.o.Tags {
+			named, err := pull.ParseName(t)
+			if err != nil {
+				return r, err
+			}
+			r.Names = append(r.Names, named.String())
+		}
+	}
+	if b.o.IIDFile != "" {
+		if err := os.WriteFile(b.o.IIDFile, []byte("sha256:"+id), 0o644); err != nil {
+			return r, fmt.Errorf("writing the image's ID: %w", err)
+		}
+	}
+	return r, nil
+}
+
+// buildContext is what is built from.
+type buildContext struct {
+	dir   string
+	files []string       // Dockerfiles, absolute or URLs
+	nodes []*parser.Node // the instructions of the first
+}
+
+// findDockerfile gives the context's own file.
+func findDockerfile(dir string) (string, error) {
+	for _, name := range []string{"Dockerfile", "Containerfile"} {
+		path := filepath.Join(dir, name)
+		if st, err := os.Stat(path); err == nil && !st.IsDir() {
+			return path, nil
+		} else if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", err
+		}
+	}
+	return "", fmt.Errorf("%w in %s: name another file with -f", ErrNoDockerfile, dir)
+}

@@ -1,0 +1,3 @@
+module github.com/jinzhu/copier
+
+go 1.26.0

@@ -1,0 +1,3 @@
+module github.com/containers/luksy
+
+go 1.26.0
