@@ -17,6 +17,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	imgspecv1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.podman.io/image/v5/types"
 	"go.podman.io/storage"
 
 	"github.com/balena-os/balena/pkg/delta"
@@ -353,7 +354,7 @@ func TestDeltaPullDamagedBase(t *testing.T) {
 			}, "/app/same"},
 			"longer": {func(t *testing.T, layers storage.Store, img Image) error {
 				return os.Truncate(layerFile(t, layers, img, "app/same"), 500_000)
-			}, "/app/same"},
+			}, ""},
 			"empty": {func(t *testing.T, layers storage.Store, img Image) error {
 				return os.Truncate(layerFile(t, layers, img, "app/big"), 0)
 			}, "/app/big"},
@@ -408,5 +409,28 @@ func TestDeltaPullResumes(t *testing.T) {
 	}
 	if w := c.warnings(); w != "" {
 		t.Error(w)
+	}
+}
+
+// TestDeltaLimit has a layer of which a delta may make only so much.
+func TestDeltaLimit(t *testing.T) {
+	_, layers := openTestStore(t, "overlay")
+	d := &destination{layers: layers}
+	for media, want := range map[string]int64{
+		imgspecv1.MediaTypeImageLayerGzip: 1000 * maxDeflate, "application/vnd.docker.image.rootfs.diff.tar.gzip": 1000 * maxDeflate,
+		imgspecv1.MediaTypeImageLayer: 1000,
+	} {
+		got, err := d.limit(&layer{blob: types.BlobInfo{Size: 1000, MediaType: media}})
+		if err != nil || got != want {
+			t.Errorf("%s: %d %v, want %d", media, got, err, want)
+		}
+	}
+	if got, err := d.limit(&layer{blob: types.BlobInfo{Size: 1000, MediaType: imgspecv1.MediaTypeImageLayerZstd}}); err != nil || got < 1<<20 || got > 1<<60 {
+		t.Errorf("zstd: %d %v", got, err)
+	}
+	for n, want := range map[int]error{999: nil, 1000: nil, 1001: errTooLong} {
+		if _, err := io.Copy(io.Discard, &limited{r: bytes.NewReader(make([]byte, n)), left: 1000}); !errors.Is(err, want) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
 	}
 }

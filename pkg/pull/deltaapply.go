@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -13,7 +12,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.podman.io/image/v5/pkg/blobinfocache/none"
 	"go.podman.io/image/v5/types"
-	"go.podman.io/storage"
 
 	"github.com/balena-os/balena/pkg/delta"
 	"github.com/balena-os/balena/pkg/durable"
@@ -333,44 +331,6 @@ func (l *limited) Read(p []byte) (int, error) {
 		return 0, errTooLong
 	}
 	return n, err
-}
-
-// deltaBase is an image that a delta starts from, while it is read.
-type deltaBase struct {
-	image *storage.Image
-	files *delta.DirSource
-	root  *os.File
-	unpin func()
-}
-
-// openBase opens the files of an image in the store, and keeps the image from
-// being removed until the base is closed.
-func (p *puller) openBase(ctx context.Context, img *storage.Image) (_ *deltaBase, err error) {
-	b := &deltaBase{image: img}
-	if b.unpin, err = p.w.Pin(ctx, img.ID); err != nil {
-		return nil, err
-	}
-	if _, err = p.layers.Image(img.ID); err == nil {
-		b.root, err = p.w.OpenRoot(ctx, img.TopLayer)
-	}
-	if err == nil {
-		b.files, err = delta.OpenDir(fmt.Sprintf("/proc/self/fd/%d", b.root.Fd()))
-	}
-	if err != nil {
-		b.Close()
-		return nil, fmt.Errorf("opening image %s: %w", imageName(img), err)
-	}
-	return b, nil
-}
-
-func (b *deltaBase) Close() {
-	if b.files != nil {
-		_ = b.files.Close()
-	}
-	if b.root != nil {
-		b.root.Close()
-	}
-	b.unpin()
 }
 
 // A delta is not waited for as long as a layer is: there is another way.
