@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/docker/distribution/registry/api/errcode"
 	helper "github.com/docker/docker-credential-helpers/client"
@@ -138,11 +140,28 @@ func Login(ctx context.Context, registry string, o LoginOptions) (where string, 
 		}
 		return "credential helper " + store, nil
 	}
+	sweepAuthFile(sys)
 	where, err = config.SetCredentials(sys, key, o.Username, o.Password)
 	if err != nil {
 		return "", fmt.Errorf("keeping the credentials: %w", err)
 	}
 	return where, syncAuthFile(sys)
+}
+
+// sweepAuthFile removes what a power cut left of earlier changes beside a named
+// file: copies with credentials in them.
+func sweepAuthFile(sys *types.SystemContext) {
+	for _, f := range []string{sys.AuthFilePath, sys.DockerCompatAuthFilePath} {
+		if f == "" {
+			continue
+		}
+		old, _ := filepath.Glob(filepath.Join(filepath.Dir(f), ".tmp-"+filepath.Base(f)+"*"))
+		for _, o := range old {
+			if st, err := os.Lstat(o); err == nil && time.Since(st.ModTime()) > time.Minute {
+				_ = os.Remove(o)
+			}
+		}
+	}
 }
 
 // syncAuthFile makes a change of credentials in a named file durable: the file
@@ -211,6 +230,7 @@ func Logout(registry string, o LoginOptions) error {
 		host, _, _ := strings.Cut(key, "/")
 		gone = helper.Erase(helper.NewShellProgramFunc("docker-credential-"+store), storeKey(host)) == nil
 	}
+	sweepAuthFile(sys)
 	err = config.RemoveAuthentication(sys, key)
 	switch {
 	case errors.Is(err, config.ErrNotLoggedIn):

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -71,6 +70,7 @@ func withPuller(ctx context.Context, st *store.Store, o Options, f func(*puller)
 	if err != nil {
 		return nil, err
 	}
+	limitMemory()
 	st.KeepReserve() // for removals, should this fill the disk
 	p, err := newPuller(st, layers, o)
 	if err != nil {
@@ -601,28 +601,4 @@ func (p *puller) parallel() int {
 		return p.o.Parallel
 	}
 	return int(max(1, min(3, availableMemory()/memoryPerLayer)))
-}
-
-// availableMemory is what the machine or our memory cgroup has left, in bytes.
-func availableMemory() int64 {
-	avail := int64(1 << 40)
-	if raw, err := os.ReadFile("/proc/meminfo"); err == nil {
-		var kb int64
-		if i := strings.Index(string(raw), "MemAvailable:"); i >= 0 {
-			if _, err := fmt.Sscanf(string(raw[i:]), "MemAvailable: %d kB", &kb); err == nil {
-				avail = kb << 10
-			}
-		}
-	}
-	for _, f := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
-		raw, err := os.ReadFile(f)
-		if err != nil {
-			continue
-		}
-		var limit int64
-		if _, err := fmt.Sscan(string(raw), &limit); err == nil && limit > 0 {
-			avail = min(avail, limit)
-		}
-	}
-	return avail
 }

@@ -61,7 +61,7 @@ func (s *Store) openAfterSweep() (storage.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	errs = append(errs, l.GarbageCollect())
+	errs = append(errs, l.GarbageCollect(), s.sweepLinks())
 	if err := errors.Join(errs...); err != nil {
 		s.o.Warn("removing what an earlier boot left in the storage: " + err.Error())
 	}
@@ -87,11 +87,16 @@ func (s *Store) sweepLeftovers() error {
 			errs = append(errs, os.RemoveAll(path))
 		}
 	}
-	// The short names of layers that are not there.
+	return errors.Join(errs...)
+}
+
+// sweepLinks removes the short names of layers that are not there.
+func (s *Store) sweepLinks() error {
 	links, err := filepath.Glob(filepath.Join(s.o.Root, "overlay", "l", "*"))
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, l := range links {
 		if _, err := os.Stat(l); errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, os.Remove(l))

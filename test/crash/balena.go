@@ -68,7 +68,8 @@ func (*balena) ops(w *world) []*op {
 		{name: "rm", weight: 6, tidy: sweep, steps: ran, run: []string{"rm", "-v", "c"}, again: ifThere("container c", []string{"rm", "-v", "c"})},
 		{name: "rm-f", weight: 4, tidy: sweep, steps: created, live: start, run: []string{"rm", "-f", "c"}, again: ifThere("container c", []string{"rm", "c"}), may: []string{"container c"}},
 		{name: "login", weight: 3, run: []string{"login", "-u", "tester", "-p", "secret", w.registry}},
-		{name: "logout", weight: 2, steps: [][]string{{"login", "-u", "tester", "-p", "secret", w.registry}}, run: []string{"logout", w.registry}, again: ifThere("login", []string{"logout", w.registry})},
+		{name: "logout", weight: 2, steps: [][]string{{"login", "-u", "tester", "-p", "secret", w.registry}}, run: []string{"logout", w.registry}, again: ifThere("login", []string{"logout", w.registry}),
+			tidy: [][]string{{"login", "-u", "tester", "-p", "secret", w.registry}, {"logout", w.registry}}},
 	}...)
 }
 

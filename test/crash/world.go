@@ -210,7 +210,7 @@ func (w *world) reboot() error {
 // age makes what only lives for moments as old as it is after a real reboot,
 // which takes longer than one here.
 func (w *world) age() {
-	for _, pattern := range []string{"overlay/staging/*", "overlay/compat*", "overlay/*-check*", "overlay-*/.tmp-*"} {
+	for _, pattern := range []string{"overlay/staging/*", "overlay/compat*", "overlay/*-check*", "overlay-*/.tmp-*", "../.tmp-auth.json*"} {
 		dirs, _ := filepath.Glob(filepath.Join(w.root(), pattern))
 		for _, d := range dirs {
 			then := time.Now().Add(-2 * time.Minute)

@@ -1,0 +1,46 @@
+#!/usr/bin/env bats
+# Little memory is enough.
+
+load helpers
+
+setup_file() { file_setup; }
+teardown_file() { file_teardown; }
+
+# in_cgroup BYTES COMMAND...: in a memory cgroup of that size, without swap
+in_cgroup() {
+	local limit=$1 cg
+	shift
+	if [ -d /sys/fs/cgroup/memory ]; then
+		cg=/sys/fs/cgroup/memory/balena-test-$$
+		mkdir "$cg"
+		echo "$limit" >"$cg/memory.limit_in_bytes"
+		echo "$limit" >"$cg/memory.memsw.limit_in_bytes" 2>/dev/null || true
+	elif grep -qw memory /sys/fs/cgroup/cgroup.subtree_control 2>/dev/null; then
+		cg=/sys/fs/cgroup/balena-test-$$
+		mkdir "$cg"
+		echo "$limit" >"$cg/memory.max"
+		echo 0 >"$cg/memory.swap.max" 2>/dev/null || true
+	else
+		skip "no memory cgroup here"
+	fi
+	local rc=0
+	bash -c 'echo $$ >"$0/cgroup.procs"; exec "$@"' "$cg" "$@" || rc=$?
+	cat "$cg/memory.max_usage_in_bytes" "$cg/memory.peak" 2>/dev/null | sed 's/^/peak: /'
+	rmdir "$cg"
+	return $rc
+}
+
+pull_in_64M() {
+	rootless_skip "cannot make a memory cgroup"
+	in_cgroup $((64 << 20)) "$BALENA" --root "$ROOT" --runroot "$RUNROOT" pull -q "$1" 3>&-
+}
+
+@test "a pull in 64 MB of memory" {
+	pull_in_64M "$REGISTRY/debian:bookworm"
+	run_balena system check --quick
+}
+
+@test "a layer larger than the memory, and the check of it" {
+	pull_in_64M "$REGISTRY/busybox:big"
+	in_cgroup $((64 << 20)) "$BALENA" --root "$ROOT" --runroot "$RUNROOT" system check 3>&-
+}
