@@ -218,13 +218,13 @@ assert_only_layers() {
 	jailed=$(sed -nE 's/^([0-9]+) +(<\.\.\. )?(chroot|pivot_root)(\(| resumed>).*= 0$/^\1 /p' "$trace")
 	other=$(grep -vE "${jailed:-^none }" "$trace" | grep -E 'O_CREAT|O_WRONLY|O_RDWR|O_TMPFILE|^[0-9]+ +(creat|mkdir)' | grep -v ' = -1 ' |
 		grep -oE '"/[^"]*"' | tr -d '"' | sort -u |
-		grep -vE "^$ROOT/(balena\.(db|lock)|storage\.lock|userns\.lock|secrets|overlay|overlay-layers|overlay-images|overlay-containers|defaultNetworkBackend)(/|$|\.)" |
+		grep -vE "^$ROOT/(balena\.(db|lock)|reserve|storage\.lock|userns\.lock|secrets|overlay|overlay-layers|overlay-images|overlay-containers|defaultNetworkBackend)(/|$|\.)" |
 		grep -vE "^$ROOT(/(overlay[a-z-]*|volumes|containers))?$" |
 		grep -vE "^$RUNROOT(/|$)" |
 		grep -vE '^/(dev/null|dev/tty|proc/)' || true)
 	assert_empty "$other"
 	# and below overlay/ only layers: link names, diff, lower, metadata, tar-split
 	local stray
-	stray=$(find "$ROOT" -type f -size +64k -not -path "$ROOT/overlay/*/diff/*" -not -name '*.tar-split*' -not -name balena.db)
+	stray=$(find "$ROOT" -type f -size +64k -not -path "$ROOT/overlay/*/diff/*" -not -name '*.tar-split*' -not -name balena.db -not -name reserve)
 	assert_empty "$stray"
 }
