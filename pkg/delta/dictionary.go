@@ -13,8 +13,8 @@ type dictionary struct {
 	file  File
 	size  uint64
 	code  filter
-	pages [dictPages]dictPage
-	err   error // the first one; bytes are zeros from there on
+	pages *[dictPages]dictPage // of the Reader, which has one dictionary at a time
+	err   error                // the first one; bytes are zeros from there on
 }
 
 type dictPage struct {

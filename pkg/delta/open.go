@@ -44,6 +44,7 @@ type Reader struct {
 	out  []byte
 	made content
 	page page
+	dict *[dictPages]dictPage
 	gz   *gzipper
 	raw  []byte // what goes into it
 }
@@ -385,7 +386,13 @@ func (d *Reader) openDict() error {
 	if err := m.open(d.base, &d.page); err != nil {
 		return err
 	}
-	m.dict = &dictionary{path: m.path, file: m.file, size: uint64(m.size), code: m.filter}
+	if d.dict == nil {
+		d.dict = new([dictPages]dictPage)
+	}
+	for i := range d.dict {
+		d.dict[i].number = 0
+	}
+	m.dict = &dictionary{path: m.path, file: m.file, size: uint64(m.size), code: m.filter, pages: d.dict}
 	m.file = nil
 	if m.dict.size > maxDict {
 		return &BaseError{Path: m.path, Err: errChanged}

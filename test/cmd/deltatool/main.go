@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -115,6 +116,7 @@ func create(res map[string]any, level int, out, base, target string) error {
 }
 
 func apply(res map[string]any, in, base string) error {
+	debug.SetGCPercent(20) // as on a device
 	src, err := source(base)
 	if err != nil {
 		return err
