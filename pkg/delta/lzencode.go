@@ -141,7 +141,11 @@ func (e *lzEncoder) encode(out, col []byte, dicts []sheetDict) []byte {
 func (e *lzEncoder) setDict(b []byte, at int) {
 	e.next = nil
 	if b != nil {
-		e.next = newLZDict(b, min(e.depth, 16))
+		depth := min(e.depth, 16)
+		if len(b) > manyBytes {
+			depth = min(depth, 6) // each place is far from the last one in memory
+		}
+		e.next = newLZDict(b, depth)
 		e.next.at = at
 	}
 }
