@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -73,7 +74,7 @@ func (s *Store) openAfterSweep() (storage.Store, error) {
 }
 
 func (s *Store) sweepLeftovers() error {
-	var errs []error
+	errs := []error{s.sweepVolatile()}
 	for _, pattern := range leftovers {
 		found, err := filepath.Glob(filepath.Join(s.o.Root, pattern))
 		if err != nil {
@@ -85,6 +86,28 @@ func (s *Store) sweepLeftovers() error {
 			}
 			_ = unix.Unmount(filepath.Join(path, "merged"), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 			errs = append(errs, os.RemoveAll(path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sweepVolatile removes the records of --rm containers and their layers where a
+// power cut made them unreadable: they are written without a sync, and
+// containers/storage opens nothing at all with such a file. What they named
+// goes with GarbageCollect.
+func (s *Store) sweepVolatile() error {
+	var errs []error
+	for _, pattern := range []string{"*-layers/volatile-layers.json", "*-containers/volatile-containers.json"} {
+		found, err := filepath.Glob(filepath.Join(s.o.Root, pattern))
+		if err != nil {
+			return err
+		}
+		for _, path := range found {
+			raw, err := os.ReadFile(path)
+			if err == nil && !json.Valid(raw) {
+				err = os.Remove(path)
+			}
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
