@@ -71,8 +71,7 @@ unit: ## only the Go tests, with the race detector
 	test/run unit
 
 fuzz: ## throw damaged deltas at what reads them: FUZZTIME=1m for each reader
-	@for f in FuzzOpen FuzzMutated FuzzLibrsync FuzzTarDiff; do \
-		$(GO) test ./pkg/delta -run '^$$' -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),1m) -fuzzminimizetime 5s || exit 1; done
+	@scripts/fuzz $(or $(FUZZTIME),1m)
 
 bats: build ## only bats; MODE="root rootless", FILES="pull.bats run.bats", FILTER=regex pick
 	test/run $(or $(MODE),root) $(FILES)
