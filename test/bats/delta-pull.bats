@@ -328,6 +328,16 @@ saved_layer() {
 	run_balena pull -q "oci-archive:$T/update.tar"
 }
 
+@test "load applies a delta to a base that was built here" {
+	balena pull -q "$REPO:v1" >/dev/null
+	printf 'FROM %s\nRUN cat /app/big >/app/copy && rm /app/big\n' "$REPO:v1" | balena build -q -t built - >/dev/null
+	balena image delta -q -o "$T/built.tar" built "docker://$REPO:v2" >/dev/null
+	run_balena load -i "$T/built.tar"
+	assert_output "Loaded image: $REPO:v2"
+	refute_stderr warning
+	assert_target "$REPO:v2"
+}
+
 @test "save and load: images come back with their names, by files and pipes" {
 	balena pull -q "$REPO:v1" "$REPO:v2" >/dev/null
 	local before
