@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,8 +31,9 @@ type world struct {
 	images    *images
 	registry  string // address
 	templates map[string]string
-	disk      *os.File // the mounted filesystem, for the ioctl
-	said      string   // by the last command
+	disk      *os.File        // the mounted filesystem, for the ioctl
+	said      string          // by the last command
+	cgroups   map[string]bool // that were there before
 }
 
 func (w *world) mnt() string     { return filepath.Join(w.dir, "m") }
@@ -89,6 +91,10 @@ func (w *world) setup() error {
 		return fmt.Errorf("no peer %q: there are podman and docker", w.o.peer)
 	}
 	// Whoever loses its parent is ours from here on, and dies with the power.
+	w.cgroups = map[string]bool{}
+	for _, c := range cgroups() {
+		w.cgroups[c] = true
+	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return err
 	}
@@ -244,10 +250,29 @@ func (w *world) powerOff() error {
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		killAll()
 		if err = w.unmount(); err == nil {
+			w.removeCgroups()
 			return nil
 		}
 	}
 	return err
+}
+
+// cgroups lists what a power cut takes along and a killed process does not.
+func cgroups() []string {
+	list, _ := filepath.Glob("/sys/fs/cgroup/*/balena/*")
+	return slices.DeleteFunc(list, func(c string) bool {
+		info, err := os.Stat(c)
+		return err != nil || !info.IsDir()
+	})
+}
+
+// removeCgroups removes those that are new and of no process.
+func (w *world) removeCgroups() {
+	for _, c := range cgroups() {
+		if !w.cgroups[c] {
+			_ = os.Remove(c)
+		}
+	}
 }
 
 // unmount takes all mounts below the machine's folders away.
