@@ -56,7 +56,7 @@ check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated d
 	$(GO) mod tidy -diff
 	@for d in third_party/*/; do (cd $$d && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
 	scripts/deadcode-check
-	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/cross scripts/deadcode-check scripts/docs-check scripts/gcflags scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/fleet
+	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/cross scripts/deadcode-check scripts/docs-check scripts/fuzz scripts/gcflags scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/fleet
 
 docs: ## generate the man pages and completions in docs/
 	TAGS=$(TAGS) scripts/docs
