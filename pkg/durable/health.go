@@ -53,19 +53,28 @@ func Assemble(st storage.Store, id string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, errors.Join(err, z.Close(), record.Close())
 	}
-	tar := asm.NewOutputTarStream(files, tarstorage.NewJSONUnpacker(z))
-	return &closers{tar, []io.Closer{tar, files, z, record}}, nil
+	tar, w := io.Pipe()
+	a := &assembled{tar, make(chan struct{}), []io.Closer{files, z, record}}
+	go func() {
+		defer close(a.done)
+		w.CloseWithError(asm.WriteOutputTarStream(files, tarstorage.NewJSONUnpacker(z), w))
+	}()
+	return a, nil
 }
 
-type closers struct {
-	io.Reader
-	all []io.Closer
+// assembled is a tar in the making, and what it is made from.
+type assembled struct {
+	*io.PipeReader
+	done chan struct{} // closed when nothing is read from the sources any more
+	from []io.Closer
 }
 
-func (c *closers) Close() error {
-	var errs []error
-	for _, cl := range c.all {
-		errs = append(errs, cl.Close())
+// Close ends the making, and closes the sources after it.
+func (a *assembled) Close() error {
+	errs := []error{a.PipeReader.Close()}
+	<-a.done
+	for _, c := range a.from {
+		errs = append(errs, c.Close())
 	}
 	return errors.Join(errs...)
 }
