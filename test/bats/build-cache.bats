@@ -4,21 +4,7 @@
 # shellcheck disable=SC2030,SC2031,SC2154
 
 load helpers
-
-setup_file() {
-	file_setup
-	balena pull -q "$BUSYBOX" >/dev/null
-	balena tag "$BUSYBOX" busybox:latest
-}
-teardown_file() { file_teardown; }
-
-setup() {
-	C=$BATS_TEST_TMPDIR/c
-	mkdir -p "$C"
-	cd "$C" || return
-}
-
-dockerfile() { cat >"$C/Dockerfile"; }
+load build
 
 # hits [ARGS...]: build and print how many steps came from the cache.
 hits() {

@@ -4,31 +4,7 @@
 # shellcheck disable=SC2030,SC2031,SC2154
 
 load helpers
-
-setup_file() {
-	file_setup
-	balena pull -q "$BUSYBOX" >/dev/null
-	balena tag "$BUSYBOX" busybox:latest
-}
-teardown_file() { file_teardown; }
-
-setup() {
-	C=$BATS_TEST_TMPDIR/c
-	mkdir -p "$C"
-	cd "$C" || return
-}
-
-# dockerfile: from stdin.
-dockerfile() { cat >"$C/Dockerfile"; }
-
-# built [ARGS...]: build the context quietly; sets $id.
-built() {
-	run_balena build -q "$@" "$C"
-	id=$output
-}
-
-# config FORMAT: of the image that was built last.
-config() { balena image inspect --format "$1" "$id"; }
+load build
 
 @test "a Dockerfile becomes an image with its names, configuration and files" {
 	echo data >"$C/file"
