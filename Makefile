@@ -2,9 +2,13 @@
 
 PREFIX  ?= /usr/local
 DESTDIR ?=
+SYSCONFDIR ?= /etc
+ZSHDIR  ?= site-functions
+BALENA  ?= bin/balena
 GO      ?= go
 BINDIR  := $(DESTDIR)$(PREFIX)/bin
 SHARE   := $(DESTDIR)$(PREFIX)/share
+CONFDIR := $(DESTDIR)$(SYSCONFDIR)/containers
 
 VERSION ?= 28.5-rev1
 COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
@@ -25,7 +29,7 @@ export GOFLAGS := -buildvcs=false -tags=$(TAGS)
 export CGO_ENABLED := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-bench build install check docs docs-check test unit fuzz bats demo bench bench-fleet crash cross clean
+.PHONY: help deps deps-bench build install install-files uninstall check docs docs-check test unit fuzz bats demo bench bench-fleet crash cross clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -40,13 +44,26 @@ build: ## build the static bin/balena and its argv[0] links
 	$(GO) build -trimpath $$(scripts/gcflags) -ldflags '$(LDFLAGS)' -o bin/balena ./cmd/balena
 	@for s in $(STAGES); do ln -sf balena bin/$$s; done
 
-install: build ## install below $(DESTDIR)$(PREFIX)
-	install -D -m 755 bin/balena $(BINDIR)/balena
+install: build install-files ## install below $(DESTDIR)$(PREFIX), and settings where there are none in $(DESTDIR)$(SYSCONFDIR)
+
+# Without building: BALENA=FILE is another binary, of make cross.
+install-files:
+	install -D -m 755 $(BALENA) $(BINDIR)/balena
 	for s in $(STAGES); do ln -sf balena $(BINDIR)/$$s; done
 	install -D -m 644 -t $(SHARE)/man/man1 docs/man/*.1
 	install -D -m 644 docs/completion/balena.bash $(SHARE)/bash-completion/completions/balena
-	install -D -m 644 docs/completion/_balena $(SHARE)/zsh/site-functions/_balena
+	install -D -m 644 docs/completion/_balena $(SHARE)/zsh/$(ZSHDIR)/_balena
 	install -D -m 644 docs/completion/balena.fish $(SHARE)/fish/vendor_completions.d/balena.fish
+	install -D -m 644 -t $(SHARE)/balena docs/seccomp.json packaging/etc/registries.conf packaging/etc/policy.json
+	@for f in registries.conf policy.json; do \
+		if [ -e $(CONFDIR)/$$f ]; then echo "$(CONFDIR)/$$f is there, and stays as it is"; \
+		else install -v -D -m 644 packaging/etc/$$f $(CONFDIR)/$$f; fi; done
+
+uninstall: ## remove what install put there, but settings and images
+	rm -f $(BINDIR)/balena $(addprefix $(BINDIR)/,$(STAGES)) $(SHARE)/man/man1/balena.1 $(SHARE)/man/man1/balena-*.1
+	rm -f $(SHARE)/bash-completion/completions/balena $(SHARE)/zsh/$(ZSHDIR)/_balena $(SHARE)/fish/vendor_completions.d/balena.fish
+	rm -rf $(SHARE)/balena
+	@echo "left: settings in $(CONFDIR); images, containers and volumes in /var/lib/balena and in users' ~/.local/share/balena"
 
 check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated docs
 	$(GO) vet ./...

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,9 +11,10 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
+	"go.podman.io/common/pkg/seccomp"
 )
 
-// docsCommands is the generator of man pages and completions: only in a binary
+// docsCommands is the generator of man pages, completions and the seccomp profile: only in a binary
 // built with the tag docs (scripts/docs), since what it links is of no use on a
 // device.
 func docsCommands() []*cobra.Command {
@@ -44,7 +46,15 @@ func generate(root *cobra.Command, dir string) error {
 	if err := root.GenZshCompletionFile(filepath.Join(completion, "_balena")); err != nil {
 		return err
 	}
-	return root.GenFishCompletionFile(filepath.Join(completion, "balena.fish"), true)
+	if err := root.GenFishCompletionFile(filepath.Join(completion, "balena.fish"), true); err != nil {
+		return err
+	}
+	// The profile that is built in, as a file to make one's own from.
+	profile, err := json.MarshalIndent(seccomp.DefaultProfile(), "", "\t")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "seccomp.json"), append(profile, '\n'), 0o644)
 }
 
 // hideUnlisted leaves cobra's own completion command out of the manual.
