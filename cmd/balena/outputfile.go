@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/balena-os/balena/pkg/durable"
 )
 
 // outputFile is a file that appears, or takes the place of the one before, once
@@ -65,7 +67,7 @@ func (f *outputFile) keep() error {
 		return err
 	}
 	f.temp = ""
-	return f.Close()
+	return errors.Join(f.Close(), durable.SyncDir(filepath.Dir(f.name)))
 }
 
 // discard forgets what was not kept.

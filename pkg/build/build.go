@@ -57,6 +57,9 @@ func Build(ctx context.Context, st *store.Store, from string, o Options) (Result
 	if err != nil {
 		return Result{}, err
 	}
+	if err := pull.SweepHalfMade(b.layers, w); err != nil {
+		return Result{}, err
+	}
 	// Layers that are no image's yet are not a failed pull's.
 	unlock, err := w.Active(ctx)
 	if err != nil {
@@ -108,7 +111,7 @@ func (b *builder) run(ctx context.Context, files []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	st := &cacheStore{Store: d, key: volumeKey(b.buildah.CommonBuildOpts.Volumes)}
+	st := &cacheStore{Store: &stepNames{Store: d, ids: map[string]string{}}, key: volumeKey(b.buildah.CommonBuildOpts.Volumes)}
 	id, _, err := imagebuildah.BuildDockerfiles(ctx, st, b.buildah, files...)
 	return id, err
 }

@@ -15,6 +15,7 @@ import (
 
 	"go.podman.io/storage"
 
+	"github.com/balena-os/balena/pkg/pull"
 	"github.com/balena-os/balena/pkg/store"
 )
 
@@ -118,11 +119,11 @@ func (s *cacheStore) CreateImage(id string, names []string, layer, metadata stri
 }
 
 // Images lists those that were built with this set: it is how buildah looks for
-// a step that it need not do again.
+// a step that it need not do again. A step whose making was cut short is done.
 func (s *cacheStore) Images() ([]storage.Image, error) {
 	all, err := s.Store.Images()
 	return slices.DeleteFunc(all, func(i storage.Image) bool {
 		key, _ := i.Flags[flagVolumes].(string)
-		return key != s.key
+		return key != s.key || pull.HalfMade(&i)
 	}), err
 }

@@ -33,7 +33,7 @@ func (s *Store) PutLayer(id, parent string, names []string, label string, writea
 	if o != nil {
 		options = *o
 	}
-	b := &barrier{dir: s.w.layerDir, times: 1}
+	b := &barrier{dir: s.w.layerDir, skip: 1} // the first record calls the layer incomplete
 	flags := map[string]any{flagDurable: b}
 	for k, v := range options.Flags {
 		flags[k] = v

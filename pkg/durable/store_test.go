@@ -39,3 +39,17 @@ func TestStoreIsDurable(t *testing.T) {
 		t.Errorf("by its second name: %v, %v", got, err)
 	}
 }
+
+// PutLayer writes the record twice, and only the second time all of the layer is
+// there to be synced.
+func TestBarrierWaitsForTheSecondRecord(t *testing.T) {
+	b := &barrier{dir: t.TempDir(), skip: 1}
+	for i, want := range []int{0, 1} {
+		if _, err := b.MarshalJSON(); err != nil || b.done != want {
+			t.Errorf("write %d: %d syncs, %v", i+1, b.done, err)
+		}
+	}
+	if err := b.check(); err != nil || b.dir != "" {
+		t.Errorf("check: %v", err)
+	}
+}

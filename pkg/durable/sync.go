@@ -50,17 +50,20 @@ const flagDurable = "durable"
 type barrier struct {
 	dir   string
 	times int // how often to sync; 0: whenever the record is written
+	skip  int // how often the record is written before that
 
-	mu   sync.Mutex
-	done int
-	err  error
+	mu      sync.Mutex
+	written int
+	done    int
+	err     error
 }
 
 // MarshalJSON gives true, which is what stays in layers.json.
 func (b *barrier) MarshalJSON() ([]byte, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.dir != "" && (b.times == 0 || b.done < b.times) {
+	b.written++
+	if b.dir != "" && b.written > b.skip && (b.times == 0 || b.done < b.times) {
 		b.done++
 		if b.err = Sync(b.dir); b.err != nil {
 			return nil, b.err

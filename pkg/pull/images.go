@@ -105,10 +105,11 @@ func wholeImages(st storage.Store) ([]storage.Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing images: %w", err)
 	}
-	return slices.DeleteFunc(all, func(i storage.Image) bool { return halfMade(&i) }), nil
+	return slices.DeleteFunc(all, func(i storage.Image) bool { return HalfMade(&i) }), nil
 }
 
-func halfMade(i *storage.Image) bool {
+// HalfMade tells whether an image's making was cut short.
+func HalfMade(i *storage.Image) bool {
 	return len(i.Names) == 0 && !slices.Contains(i.BigDataNames, storage.ImageDigestBigDataKey)
 }
 

@@ -67,6 +67,18 @@ func sweep(ctx context.Context, st *store.Store, layers storage.Store, w *durabl
 	}
 }
 
+// SweepHalfMade removes the images that a power cut or a kill left half made,
+// unless a pull or a build is at work.
+func SweepHalfMade(layers storage.Store, w *durable.Writer) error {
+	unlock, idle, err := w.Alone()
+	if err != nil || !idle {
+		return err
+	}
+	defer unlock()
+	_, err = sweepHalfMade(layers)
+	return err
+}
+
 // sweepHalfMade removes the images whose making was cut short, with the layers
 // that only they have.
 func sweepHalfMade(layers storage.Store) (removed []string, err error) {
@@ -75,7 +87,7 @@ func sweepHalfMade(layers storage.Store) (removed []string, err error) {
 		return nil, fmt.Errorf("listing images: %w", err)
 	}
 	for i := range images {
-		if !halfMade(&images[i]) {
+		if !HalfMade(&images[i]) {
 			continue
 		}
 		gone, err := layers.DeleteImage(images[i].ID, true)

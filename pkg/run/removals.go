@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"go.podman.io/storage"
-
 	"github.com/balena-os/balena/pkg/store"
 )
 
@@ -91,45 +89,6 @@ func (e *Engine) sweepFolders(ctx context.Context) error {
 	}
 	for name := range removals {
 		errs = append(errs, os.RemoveAll(filepath.Dir(e.Store.VolumeDir(name))))
-	}
-	return errors.Join(errs...)
-}
-
-// sweepBareLayers removes the layers that were made for containers which were
-// not made any more, or whose containers alone were removed: layers with no
-// digest, on which nothing is built and which nobody has.
-func (e *Engine) sweepBareLayers(layers storage.Store, known map[string]bool) error {
-	all, err := layers.Layers()
-	if err != nil {
-		return err
-	}
-	used := map[string]bool{}
-	images, err := layers.Images()
-	if err != nil {
-		return err
-	}
-	for _, i := range images {
-		used[i.TopLayer] = true
-	}
-	containers, err := layers.Containers()
-	if err != nil {
-		return err
-	}
-	for _, c := range containers {
-		used[c.LayerID] = true
-	}
-	for _, l := range all {
-		used[l.Parent] = true
-	}
-	var errs []error
-	for _, l := range all {
-		if used[l.ID] || known[l.ID] || l.UncompressedDigest != "" || l.CompressedDigest != "" || len(l.Names) > 0 {
-			continue
-		}
-		if e.beingCreated(l.ID) {
-			continue
-		}
-		errs = append(errs, e.removeLayer(l.ID))
 	}
 	return errors.Join(errs...)
 }

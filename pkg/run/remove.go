@@ -408,9 +408,6 @@ func (e *Engine) sweepBoot(ctx context.Context) error {
 			}
 		}
 	}
-	if err := e.sweepBareLayers(layers, known); err != nil {
-		e.Warn(err.Error())
-	}
 	if err := os.MkdirAll(filepath.Dir(done), 0o711); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"go.podman.io/storage"
@@ -28,9 +30,9 @@ var leftovers = []string{
 const stagingLock = "staging.lock"
 
 // openAfterSweep opens containers/storage. The first to do so after a reboot
-// removes the leftovers before, and the layers without a record after: the
-// records of --rm containers' layers do not survive a reboot, the layers do.
-// All others wait for it, so nobody is at work there.
+// removes the leftovers before, and after it the layers without a record (the
+// records of --rm containers' layers do not survive a reboot, the layers do)
+// and those without a container. All others wait for it, so nobody is at work there.
 func (s *Store) openAfterSweep() (storage.Store, error) {
 	mark, boot := filepath.Join(s.o.RunRoot, "swept"), bootID()
 	isSwept := func() bool {
@@ -62,7 +64,7 @@ func (s *Store) openAfterSweep() (storage.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	errs = append(errs, l.GarbageCollect(), s.sweepLinks())
+	errs = append(errs, l.GarbageCollect(), s.sweepBareLayers(l), s.sweepLinks())
 	if err := errors.Join(errs...); err != nil {
 		s.o.Warn("removing what an earlier boot left in the storage: " + err.Error())
 	}
@@ -111,6 +113,62 @@ func (s *Store) sweepVolatile() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// sweepBareLayers removes the layers that were made for containers (a build's,
+// too) which were not made any more, or whose containers alone were removed:
+// layers with no digest, on which nothing is built and which nobody has.
+func (s *Store) sweepBareLayers(l storage.Store) error {
+	all, err := l.Layers()
+	if err != nil {
+		return err
+	}
+	bare := slices.DeleteFunc(slices.Clone(all), func(l storage.Layer) bool {
+		return l.UncompressedDigest != "" || l.CompressedDigest != "" || len(l.Names) > 0
+	})
+	if len(bare) == 0 {
+		return nil
+	}
+	used, err := s.usedLayers(l)
+	if err != nil {
+		return err
+	}
+	for _, l := range all {
+		used[l.Parent] = true
+	}
+	var errs []error
+	for _, b := range bare {
+		if !used[b.ID] {
+			errs = append(errs, l.DeleteLayer(b.ID))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// usedLayers are those that images, containers and containers' records name.
+func (s *Store) usedLayers(l storage.Store) (map[string]bool, error) {
+	used := map[string]bool{}
+	images, err := l.Images()
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range images {
+		used[i.TopLayer] = true
+		for _, m := range i.MappedTopLayers {
+			used[m] = true
+		}
+	}
+	containers, err := l.Containers()
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range containers {
+		used[c.LayerID] = true
+	}
+	err = s.View(context.Background(), func(t *Tx) error {
+		return t.Each(BucketContainers, func(id string, _ []byte) error { used[id] = true; return nil })
+	})
+	return used, err
 }
 
 // sweepLinks removes the short names of layers that are not there.

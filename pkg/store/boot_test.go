@@ -30,8 +30,10 @@ func TestFirstOpenOfABootTidies(t *testing.T) {
 		return l
 	}
 	l := layer()
-	if _, err := l.CreateLayer("keep", "", nil, "", true, nil); err != nil {
-		t.Fatal(err)
+	for id, names := range map[string][]string{"keep": {"named"}, "bare": nil} {
+		if _, err := l.CreateLayer(id, "", names, "", true, nil); err != nil {
+			t.Fatal(err)
+		}
 	}
 	l.Free()
 
@@ -78,6 +80,9 @@ func TestFirstOpenOfABootTidies(t *testing.T) {
 	}
 	if !l.Exists("keep") {
 		t.Error("a layer went with the leftovers")
+	}
+	if l.Exists("bare") {
+		t.Error("a layer that was made for no container is still there")
 	}
 }
 

@@ -6,8 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -25,63 +27,9 @@ func (b *balena) argv(w *world) []string {
 }
 
 func (*balena) env(w *world) []string {
-	return []string{"REGISTRY_AUTH_FILE=" + filepath.Join(w.mnt(), "auth.json")}
+	return []string{"REGISTRY_AUTH_FILE=" + filepath.Join(w.mnt(), "auth.json"), "SOURCE_DATE_EPOCH=1700000000"}
 }
 func (*balena) boot(*world) error { return nil }
-
-func (*balena) ops(w *world) []*op {
-	one, two, tiny := w.registry+"/app:1", w.registry+"/app:2", w.registry+"/app:tiny"
-	pull1, pull2 := []string{"pull", "-q", one}, []string{"pull", "-q", two}
-	sleeper := []string{"--name", "c", "--network", "none", "-v", "data:/data", one, "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.1; done"}
-	with := func(verb string, more ...string) []string { return append(append([]string{verb}, more...), sleeper...) }
-	created := [][]string{pull1, with("create")}
-	ran := [][]string{pull1, {"run", "--name", "c", "--network", "none", "-v", "/data", one, "true"}}
-	start := [][]string{{"start", "c"}}
-	// Leftovers of containers go with the next start.
-	sweep := [][]string{{"run", "--rm", "--network", "none", one, "true"}}
-	// A container that is there is started, one that is not is made.
-	startOr := func(run []string) func(snapshot) [][]string {
-		return func(s snapshot) [][]string {
-			if _, ok := s["container c"]; ok {
-				return [][]string{{"rm", "c"}, run}
-			}
-			return [][]string{run}
-		}
-	}
-	return append(pullOps(w, "pull", "-q"), []*op{
-		{name: "delta", weight: 20, steps: [][]string{{"pull", "-q", w.registry + "/delta:1"}}, run: []string{"pull", w.registry + "/delta:2"}, says: "delta"},
-		{name: "load", weight: 12, run: []string{"load", "-q", "-i", w.archive()}},
-		{name: "first", weight: 10, run: []string{"pull", "-q", tiny}},
-		{name: "tag", weight: 4, steps: [][]string{pull1}, run: []string{"tag", one, "other:1"}},
-		{name: "retag", weight: 4, steps: [][]string{pull1, pull2}, run: []string{"tag", two, one}},
-		{name: "untag", weight: 3, steps: [][]string{pull1, {"tag", one, "other:1"}}, run: []string{"untag", "other:1"}, again: ifThere("image other:1", []string{"untag", "other:1"})},
-		{name: "rmi", weight: 8, steps: [][]string{pull1, pull2}, run: []string{"rmi", one}, again: ifThere("image "+one, []string{"rmi", one})},
-		{name: "rmi-last", weight: 6, steps: [][]string{pull1}, run: []string{"rmi", one}, again: ifThere("image "+one, []string{"rmi", one})},
-		{name: "prune", weight: 6, steps: [][]string{pull1, pull2, {"untag", one}}, run: []string{"image", "prune", "-f"}},
-		{name: "create", weight: 8, tidy: sweep, steps: [][]string{pull1}, run: with("create"), again: startOr(with("create"))},
-		{name: "run", weight: 10, tidy: sweep, steps: [][]string{pull1}, run: with("run", "-d"), again: startOr(with("run", "-d"))},
-		{name: "run-rm", weight: 6, tidy: sweep, steps: [][]string{pull1}, run: []string{"run", "--rm", "--name", "c", "--network", "none", "-v", "/data", one, "true"}, may: []string{"container c"}},
-		{name: "start", weight: 4, tidy: sweep, steps: created, run: start[0]},
-		{name: "stop", weight: 5, tidy: sweep, steps: created, live: start, run: []string{"stop", "c"}},
-		{name: "kill", weight: 2, tidy: sweep, steps: created, live: start, run: []string{"kill", "c"}, again: func(snapshot) [][]string { return nil }, may: []string{"container c"}},
-		{name: "rename", weight: 2, tidy: sweep, steps: created, run: []string{"rename", "c", "d"}, again: ifThere("container c", []string{"rename", "c", "d"})},
-		{name: "rm", weight: 6, tidy: sweep, steps: ran, run: []string{"rm", "-v", "c"}, again: ifThere("container c", []string{"rm", "-v", "c"})},
-		{name: "rm-f", weight: 4, tidy: sweep, steps: created, live: start, run: []string{"rm", "-f", "c"}, again: ifThere("container c", []string{"rm", "c"}), may: []string{"container c"}},
-		{name: "login", weight: 3, run: []string{"login", "-u", "tester", "-p", "secret", w.registry}},
-		{name: "logout", weight: 2, steps: [][]string{{"login", "-u", "tester", "-p", "secret", w.registry}}, run: []string{"logout", w.registry}, again: ifThere("login", []string{"logout", w.registry}),
-			tidy: [][]string{{"login", "-u", "tester", "-p", "secret", w.registry}, {"logout", w.registry}}},
-	}...)
-}
-
-// ifThere repeats a command if what it removes is still there.
-func ifThere(key string, run []string) func(snapshot) [][]string {
-	return func(s snapshot) [][]string {
-		if _, ok := s[key]; ok {
-			return [][]string{run}
-		}
-		return nil
-	}
-}
 
 func (b *balena) snapshot(w *world) (snapshot, error) {
 	s, err := imageNames(w)
@@ -113,6 +61,11 @@ func (b *balena) snapshot(w *world) (snapshot, error) {
 			return nil, err
 		}
 	}
+	if raw, err := os.ReadFile(w.file()); err == nil {
+		s["file"] = digest.FromBytes(raw).String()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -122,7 +75,7 @@ func (b *balena) verify(w *world) error {
 		return err
 	}
 	_, _, err = b.database(w)
-	if err := errors.Join(err, s.verify(w.images, b.listed, true)); err != nil {
+	if err := errors.Join(err, s.verify(w, b.listed, true)); err != nil || w.stillDamaged() {
 		return err
 	}
 	return w.do([]string{"system", "check"}) // has to agree
@@ -171,8 +124,11 @@ func (b *balena) leaks(w *world) ([]string, error) {
 	}
 	out = append(out, strangers(w.root(), "containers", func(n string) bool { return containers[n] })...)
 	out = append(out, strangers(w.root(), "volumes", func(n string) bool { return volumes[n] })...)
-	if _, err := os.Stat(filepath.Join(w.root(), "balena.db.new")); err == nil {
-		out = append(out, "balena.db.new")
-	}
-	return append(out, strangers(w.mnt(), ".", func(n string) bool { return n == "root" || n == "lost+found" || n == "auth.json" })...), nil
+	out = append(out, strangers(w.root(), "build", func(n string) bool { return n == "lock" || strings.HasPrefix(n, "buildah-cache-") })...)
+	top := []string{"balena.db", "balena.lock", "build", "containers", "volumes", "reserve", "storage.lock", "userns.lock",
+		"overlay", "overlay-layers", "overlay-images", "overlay-containers"}
+	out = append(out, strangers(w.root(), ".", func(n string) bool { return slices.Contains(top, n) })...)
+	return append(out, strangers(w.mnt(), ".", func(n string) bool {
+		return n == "root" || n == "lost+found" || n == "auth.json" || n == filepath.Base(w.file())
+	})...), nil
 }

@@ -73,23 +73,29 @@ func readJSON(path string, v any) error {
 }
 
 // verify looks at every layer and image. A container's own layer has no digest
-// and may hold anything.
-func (s *csStore) verify(im *images, listed map[string]bool, rootMode bool) error {
+// and may hold anything. What layers of other images than im hold, where the
+// operation makes such, their tars say, which must have the recorded digest.
+func (s *csStore) verify(w *world, listed map[string]bool, rootMode bool) error {
 	var errs []error
 	for id, l := range s.layers {
-		if l.DiffDigest == "" || l.Flags["incomplete"] != nil {
+		dir := filepath.Join(s.root, "overlay", id, "diff")
+		if l.DiffDigest == "" || l.Flags["incomplete"] != nil || w.stillDamaged() && strings.HasPrefix(w.damaged, dir+"/") {
 			continue
 		}
-		want, ok := im.layers[l.DiffDigest]
-		if !ok {
+		record := filepath.Join(s.root, "overlay-layers", id+".tar-split.gz")
+		want, ok := w.images.layers[l.DiffDigest]
+		if !ok && !w.makes {
 			errs = append(errs, fmt.Errorf("layer %.12s is of no image: %s", id, l.DiffDigest))
 			continue
 		}
-		dir := filepath.Join(s.root, "overlay", id, "diff")
-		if err := verifyTree(dir, want, rootMode); err != nil {
+		made, err := verifyTarSplit(record, dir, l.DiffDigest)
+		if err != nil {
 			errs = append(errs, fmt.Errorf("layer %.12s: %w", id, err))
 		}
-		if err := verifyTarSplit(filepath.Join(s.root, "overlay-layers", id+".tar-split.gz"), dir, l.DiffDigest); err != nil {
+		if !ok {
+			want = made
+		}
+		if err := verifyTree(dir, want, rootMode); err != nil {
 			errs = append(errs, fmt.Errorf("layer %.12s: %w", id, err))
 		}
 	}

@@ -78,18 +78,8 @@ func (b *builder) add(h tar.Header, content []byte, xattrs map[string]string) {
 	if _, b.err = b.tw.Write(content); b.err != nil {
 		return
 	}
-	e := entry{kind: h.Typeflag, mode: h.Mode, uid: h.Uid, gid: h.Gid, size: h.Size, sum: sha256.Sum256(content), link: h.Linkname, mtime: h.ModTime, xattrs: xattrs}
-	name := path.Clean(h.Name)
-	if base := path.Base(name); strings.HasPrefix(base, ".wh.") {
-		if base == ".wh..wh..opq" {
-			d := b.files[path.Dir(name)]
-			d.xattrs = map[string]string{"trusted.overlay.opaque": "y"}
-			b.files[path.Dir(name)] = d
-			return
-		}
-		name, e = path.Join(path.Dir(name), strings.TrimPrefix(base, ".wh.")), entry{kind: 'w'}
-	}
-	b.files[name] = e
+	addEntry(b.files, h.Name, entry{kind: h.Typeflag, mode: h.Mode, uid: h.Uid, gid: h.Gid, size: h.Size, sum: sha256.Sum256(content),
+		link: h.Linkname, mtime: h.ModTime, xattrs: xattrs})
 }
 
 func (b *builder) dir(name string, mode int64) {

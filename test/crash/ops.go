@@ -12,6 +12,8 @@ type op struct {
 	says   string                           // what it prints, if it is to be sure that it took that way
 	again  func(before snapshot) [][]string // the repair; nil is run once more
 	may    []string                         // keys that may be there or not, unless it succeeded
+	broken string                           // a file that is emptied before, so that there is something to repair
+	makes  bool                             // layers that are of none of the images pulled
 	tidy   [][]string                       // what removes leftovers, where the command does not
 }
 

@@ -39,7 +39,7 @@ func (*podman) verify(w *world) error {
 	if err != nil {
 		return err
 	}
-	return s.verify(w.images, nil, false)
+	return s.verify(w, nil, false)
 }
 
 func (*podman) leaks(w *world) ([]string, error) {
@@ -125,7 +125,7 @@ func (*docker) verify(w *world) error {
 		if err := verifyTree(dir, want, false); err != nil {
 			errs = append(errs, fmt.Errorf("layer %.12s: %w", c.Name(), err))
 		}
-		if err := verifyTarSplit(filepath.Join(db, c.Name(), "tar-split.json.gz"), dir, digest.Digest(diff)); err != nil {
+		if _, err := verifyTarSplit(filepath.Join(db, c.Name(), "tar-split.json.gz"), dir, digest.Digest(diff)); err != nil {
 			errs = append(errs, fmt.Errorf("layer %.12s: %w", c.Name(), err))
 		}
 	}

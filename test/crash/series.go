@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -112,7 +113,23 @@ func (w *world) prepare(template string, o *op) error {
 			return err
 		}
 	}
-	return nil
+	w.makes, w.damaged = o.makes, ""
+	if o.broken == "" {
+		return nil
+	}
+	found, _ := filepath.Glob(filepath.Join(w.root(), "overlay", "*", "diff", o.broken))
+	if len(found) != 1 {
+		return fmt.Errorf("%d files are %s", len(found), o.broken)
+	}
+	w.damaged = found[0]
+	return errors.Join(os.Truncate(w.damaged, 0), unix.Syncfs(int(w.disk.Fd())))
+}
+
+// stillDamaged tells whether what prepare broke is as it was left: neither
+// repaired, nor anything else than empty.
+func (w *world) stillDamaged() bool {
+	st, err := os.Stat(w.damaged)
+	return w.damaged != "" && err == nil && st.Size() == 0
 }
 
 // restartAndLook turns the machine off when everything is on the disk, and on
@@ -253,6 +270,9 @@ func (w *world) once(o *op, r reference, p point) (res result, err error) {
 		res.fault("corrupt", err.Error())
 		return res, w.powerOff()
 	}
+	if res.success {
+		w.damaged = ""
+	}
 	if err := w.engine.verify(w); err != nil {
 		res.fault("corrupt", err.Error())
 	}
@@ -275,6 +295,7 @@ func (w *world) repair(o *op, r reference, now snapshot, res *result) {
 			return
 		}
 	}
+	w.damaged = ""
 	if err := w.engine.verify(w); err != nil {
 		res.fault("repair", "after the repair: "+err.Error())
 	}

@@ -33,6 +33,8 @@ type world struct {
 	templates map[string]string
 	disk      *os.File        // the mounted filesystem, for the ioctl
 	said      string          // by the last command
+	makes     bool            // the operation makes layers of its own
+	damaged   string          // a file that was emptied for a repair to find; "" once it is to be whole
 	cgroups   map[string]bool // that were there before
 }
 
@@ -79,7 +81,7 @@ func (w *world) setup() error {
 		if err != nil {
 			return err
 		}
-		if err := w.publishDelta(path); err != nil {
+		if err := errors.Join(w.publishDelta(path), w.makeContext()); err != nil {
 			return err
 		}
 		w.engine = &balena{path: path}
