@@ -21,6 +21,10 @@ LDFLAGS := -s -w -linkmode external -extldflags "-static" \
 ifeq ($(shell $(GO) env GOARCH),amd64)
 LDFLAGS += -funcalign=16
 endif
+# musl makes it smaller than glibc does: docs/size.md.
+ifneq ($(shell command -v musl-gcc),)
+STATIC_CC := PATH="$(CURDIR)/scripts:$$PATH" CC=musl-cc
+endif
 STAGES := balena-monitor balena-runc balena-init balena-netns
 STATICCHECK := $(shell $(GO) env GOPATH)/bin/staticcheck
 
@@ -29,7 +33,7 @@ export GOFLAGS := -buildvcs=false -tags=$(TAGS)
 export CGO_ENABLED := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-bench build install install-files uninstall check docs docs-check test unit fuzz bats demo bench bench-fleet crash cross clean
+.PHONY: help deps deps-bench build install install-files uninstall check docs docs-check test size size-check size-budget unit fuzz bats demo bench bench-fleet crash cross clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -41,7 +45,7 @@ deps-bench: ## install podman and docker, the peers of `make bench`
 	scripts/deps bench
 
 build: ## build the static bin/balena and its argv[0] links
-	$(GO) build -trimpath $$(scripts/gcflags) -ldflags '$(LDFLAGS)' -o bin/balena ./cmd/balena
+	$(STATIC_CC) $(GO) build -trimpath $$(scripts/gcflags) -ldflags '$(LDFLAGS)' -o bin/balena ./cmd/balena
 	@for s in $(STAGES); do ln -sf balena bin/$$s; done
 
 install: build install-files ## install below $(DESTDIR)$(PREFIX), and settings where there are none in $(DESTDIR)$(SYSCONFDIR)
@@ -73,7 +77,7 @@ check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated d
 	$(GO) mod tidy -diff
 	@for d in third_party/*/; do (cd $$d && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
 	scripts/deadcode-check
-	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/cross scripts/deadcode-check scripts/docs-check scripts/fuzz scripts/gcflags scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/fleet
+	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/cross scripts/deadcode-check scripts/docs-check scripts/fuzz scripts/gcflags scripts/musl-cc scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/fleet
 
 docs: ## generate the man pages and completions in docs/
 	TAGS=$(TAGS) scripts/docs
@@ -81,7 +85,17 @@ docs: ## generate the man pages and completions in docs/
 docs-check: ## the man pages and completions in docs/ are those of the command tree
 	TAGS=$(TAGS) scripts/docs-check
 
-test: build ## everything a contributor must pass: unit, bats as root, bats rootless, power cuts (as root)
+size: build ## what grew since the table in test/size/budget was recorded; BASE=another binary
+	$(GO) run ./test/cmd/binsize -base $(or $(BASE),test/size/budget) bin/balena
+
+size-check: build # the binary stays below the limit in test/size/budget
+	@[ "$$($(GO) env GOARCH)" != amd64 ] || $(GO) run ./test/cmd/binsize -budget test/size/budget bin/balena
+
+size-budget: build ## record the binary's table in test/size/budget; LIMIT=bytes for another limit
+	@limit=$(or $(LIMIT),$$(awk '$$2 == "limit" {print $$1}' test/size/budget)); \
+	$(GO) run ./test/cmd/binsize -record $$limit bin/balena >test/size/budget.new && mv test/size/budget.new test/size/budget
+
+test: build size-check ## everything a contributor must pass: unit, bats as root, bats rootless, power cuts (as root)
 	test/run unit root rootless crash
 
 unit: ## only the Go tests, with the race detector

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -227,10 +228,28 @@ static void hold(void)
 	}
 }
 
-__attribute__((constructor)) static void balena_userns(int argc, char **argv)
+/*
+ * A constructor gets the arguments from glibc, but not from musl. The kernel
+ * puts them right before the environment: argc, argv[0..argc-1], NULL, environ.
+ */
+static char **arguments(int *argc)
+{
+	char **end = environ - 1;
+
+	for (*argc = 0; (intptr_t)end[-1 - *argc] != *argc; (*argc)++)
+		;
+	return end - *argc;
+}
+
+__attribute__((constructor)) static void balena_userns(void)
 {
 	const char *name;
+	char **argv;
+	int argc;
 
+	if (!environ)
+		return;
+	argv = arguments(&argc);
 	if (argc < 1 || !argv[0] || getenv("_LIBCONTAINER_INITPIPE"))
 		return;
 	name = strrchr(argv[0], '/');
