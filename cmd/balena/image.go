@@ -24,6 +24,7 @@ func newImageCmd(e *env) *cobra.Command {
 		newImageDeltaCmd(e),
 		newHistoryCmd(e),
 		newImageExistsCmd(e),
+		newImportCmd(e),
 		newImageInspectCmd(e),
 		newLoadCmd(e),
 		newImagesCmd(e, "ls"),

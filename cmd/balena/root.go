@@ -54,6 +54,7 @@ func newRootCmd(e *env) *cobra.Command {
 	containers := func() []*cobra.Command {
 		return []*cobra.Command{
 			newAttachCmd(e),
+			newCommitCmd(e),
 			newCreateCmd(e),
 			newExecCmd(e),
 			newKillCmd(e),
@@ -80,6 +81,7 @@ func newRootCmd(e *env) *cobra.Command {
 		newHistoryCmd(e),
 		newImageCmd(e),
 		newImagesCmd(e, "images"),
+		newImportCmd(e),
 		newLoadCmd(e),
 		newLoginCmd(e),
 		newLogoutCmd(e),
