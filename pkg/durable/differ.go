@@ -83,8 +83,8 @@ func (d *differ) ApplyDiff(dest string, o *archive.TarOptions, do *graphdriver.D
 	return graphdriver.DriverWithDifferOutput{
 		Differ:             d,
 		Size:               found.size,
-		UIDs:               sortedKeys(found.uids),
-		GIDs:               sortedKeys(found.gids),
+		UIDs:               found.uids.sorted(),
+		GIDs:               found.gids.sorted(),
 		UncompressedDigest: d.got,
 		RootDirMode:        found.rootMode,
 	}, nil

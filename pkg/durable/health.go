@@ -34,8 +34,7 @@ func Assemble(st storage.Store, id string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	getter, ok := driver.(graphdriver.DiffGetterDriver)
-	if !ok {
+	if _, ok := driver.(graphdriver.DiffGetterDriver); !ok {
 		return nil, nil
 	}
 	record, err := os.Open(filepath.Join(st.GraphRoot(), driver.String()+"-layers", id+".tar-split.gz"))
@@ -49,7 +48,7 @@ func Assemble(st storage.Store, id string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, errors.Join(err, record.Close())
 	}
-	files, err := getter.DiffGetter(id)
+	files, err := openLayerFiles(filepath.Join(st.GraphRoot(), driver.String()), id)
 	if err != nil {
 		return nil, errors.Join(err, z.Close(), record.Close())
 	}
@@ -57,7 +56,7 @@ func Assemble(st storage.Store, id string) (io.ReadCloser, error) {
 	a := &assembled{tar, make(chan struct{}), []io.Closer{files, z, record}}
 	go func() {
 		defer close(a.done)
-		w.CloseWithError(asm.WriteOutputTarStream(files, tarstorage.NewJSONUnpacker(z), w))
+		w.CloseWithError(asm.WriteOutputTarStream(files, newRecords(z), w))
 	}()
 	return a, nil
 }
@@ -125,7 +124,7 @@ func Suspect(st storage.Store, id string) error {
 		return err
 	}
 	defer dir.Close()
-	entries := tarstorage.NewJSONUnpacker(z)
+	entries := newRecords(z)
 	for {
 		e, err := entries.Next()
 		if err == io.EOF {
@@ -137,19 +136,24 @@ func Suspect(st storage.Store, id string) error {
 		if e.Type != tarstorage.FileType {
 			continue
 		}
-		if err := suspectFile(int(dir.Fd()), e.GetName(), e.Size); err != nil {
+		if err := suspectFile(dir, e.GetName(), e.Size); err != nil {
 			return err
 		}
 	}
 }
 
-func suspectFile(dir int, name string, size int64) error {
+func suspectFile(dir *os.File, name string, size int64) error {
 	name = strings.TrimPrefix(path.Clean("/"+name), "/")
 	if name == "" || strings.HasPrefix(path.Base(name), archive.WhiteoutPrefix) {
 		return nil
 	}
+	fd, err := pathBelow(dir, name)
+	if err != nil {
+		return &os.PathError{Op: "stat", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
 	var st unix.Stat_t
-	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.Fstat(fd, &st); err != nil {
 		return &os.PathError{Op: "stat", Path: name, Err: err}
 	}
 	if size > 0 && (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != size) {

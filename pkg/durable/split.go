@@ -14,7 +14,6 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/vbatts/tar-split/archive/tar"
-	tarsplit "github.com/vbatts/tar-split/tar/storage"
 	"go.podman.io/storage/pkg/archive"
 )
 
@@ -70,7 +69,7 @@ func (f *files) finished(offset int64, into []file) (done []file, open file) {
 
 // split is what one pass over the tar stream finds out.
 type split struct {
-	uids, gids map[uint32]struct{}
+	uids, gids idSet
 	rootMode   *os.FileMode // mode of the entry "./", if the tar has one
 	size       int64        // bytes of the uncompressed tar
 	recorded   int64        // bytes of it that the tar-split data accounts for
@@ -91,8 +90,8 @@ func splitStream(in *linkReader, tsData io.Writer, seen *files) (*split, error) 
 	if err != nil {
 		return nil, err
 	}
-	s := &split{uids: map[uint32]struct{}{}, gids: map[uint32]struct{}{}}
-	if err := s.entries(in, tarsplit.NewJSONPacker(gz), seen); err != nil {
+	s := &split{uids: idSet{}, gids: idSet{}}
+	if err := s.entries(in, newRecorder(gz), seen); err != nil {
 		return nil, err
 	}
 	s.size = in.n
@@ -105,14 +104,13 @@ func splitStream(in *linkReader, tsData io.Writer, seen *files) (*split, error) 
 	return s, nil
 }
 
-func (s *split) entries(in *linkReader, packer tarsplit.Packer, seen *files) error {
+func (s *split) entries(in *linkReader, out *recorder, seen *files) error {
 	segment := func(b []byte) error {
 		if len(b) == 0 {
 			return nil
 		}
 		s.recorded += int64(len(b))
-		_, err := packer.AddEntry(tarsplit.Entry{Type: tarsplit.SegmentType, Payload: b})
-		return err
+		return out.segment(b)
 	}
 	tr := tar.NewReader(in)
 	tr.RawAccounting = true
@@ -129,8 +127,7 @@ func (s *split) entries(in *linkReader, packer tarsplit.Packer, seen *files) err
 			return err
 		}
 		s.note(hdr)
-		entry := tarsplit.Entry{Type: tarsplit.FileType, Size: hdr.Size}
-		entry.SetName(hdr.Name)
+		var sum []byte
 		if hdr.Size > 0 {
 			regular := hdr.Typeflag == tar.TypeReg || hdr.Typeflag == tar.TypeRegA
 			if regular {
@@ -140,14 +137,14 @@ func (s *split) entries(in *linkReader, packer tarsplit.Packer, seen *files) err
 			if _, err := io.CopyBuffer(struct{ io.Writer }{crc}, struct{ io.Reader }{tr}, buf); err != nil {
 				return fmt.Errorf("reading %q from the layer's tar: %w", hdr.Name, err)
 			}
-			entry.Payload = crc.Sum(nil)
+			sum = crc.Sum(nil)
 			if regular {
 				seen.finish(in.n)
 			}
 		}
 		s.recorded += hdr.Size
-		if _, err := packer.AddEntry(entry); err != nil {
-			return fmt.Errorf("recording %q: %w", hdr.Name, err)
+		if err := out.file(hdr, sum); err != nil {
+			return err
 		}
 		if err := segment(tr.RawBytes()); err != nil {
 			return err
@@ -174,19 +171,10 @@ func (s *split) note(hdr *tar.Header) {
 	if strings.HasPrefix(path.Base(hdr.Name), archive.WhiteoutPrefix) {
 		return
 	}
-	s.uids[uint32(hdr.Uid)] = struct{}{}
-	s.gids[uint32(hdr.Gid)] = struct{}{}
+	s.uids.add(uint32(hdr.Uid))
+	s.gids.add(uint32(hdr.Gid))
 	if hdr.Typeflag == tar.TypeDir && path.Clean("/"+hdr.Name) == "/" {
 		mode := hdr.FileInfo().Mode()
 		s.rootMode = &mode
 	}
-}
-
-func sortedKeys(m map[uint32]struct{}) []uint32 {
-	out := make([]uint32, 0, len(m))
-	for k := range m {
-		out = append(out, k)
-	}
-	slices.Sort(out)
-	return out
 }

@@ -3,17 +3,32 @@ package pull
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"go.podman.io/image/v5/pkg/compression"
 )
 
-// maxWindow bounds what a zstd layer may make us remember: zstd's own limit
-// without --long, and several times what image tools use.
-const maxWindow = 128 << 20
+// What a zstd layer may make us remember: at most zstd's own limit without
+// --long, several times what image tools use, and at least what every decoder
+// should have. Between them the memory decides: this is for three layers.
+const (
+	maxWindow = 128 << 20
+	minWindow = 8 << 20
+)
+
+// window is that bound here. The heap's limit is half of what there is.
+func window() uint64 {
+	limit := debug.SetMemoryLimit(-1)
+	return uint64(min(max(limit/max(1, min(3, 2*limit/memoryPerLayer)), minWindow), maxWindow))
+}
+
+// ErrCompression is for layers that are compressed in a way that is not read.
+var ErrCompression = errors.New("layers may be compressed with gzip, zstd or bzip2 only")
 
 // tarStream is the uncompressed stream of a layer. At its end it reads the blob
 // to its own end, so that the blob's digest is checked whatever follows the
@@ -22,11 +37,16 @@ type tarStream struct {
 	io.Reader
 	raw   io.Reader
 	close func()
+	n     int64
 }
 
 func (t *tarStream) Read(p []byte) (int, error) {
 	n, err := t.Reader.Read(p)
-	if err == io.EOF {
+	t.n += int64(n)
+	switch {
+	case errors.Is(err, zstd.ErrWindowSizeExceeded):
+		err = fmt.Errorf("decompressing: it needs more than %d MB of memory: %w", window()>>20, err)
+	case err == io.EOF:
 		if _, derr := io.Copy(io.Discard, t.raw); derr != nil {
 			err = derr
 		}
@@ -58,7 +78,7 @@ func decompress(blob io.Reader) (*tarStream, error) {
 		}
 		t.Reader = r
 	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), isSkippable(head):
-		r, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+		r, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(window()))
 		if err != nil {
 			return nil, fmt.Errorf("decompressing: %w", err)
 		}
@@ -70,11 +90,8 @@ func decompress(blob io.Reader) (*tarStream, error) {
 		}
 		t.Reader = r
 	case bytes.HasPrefix(head, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
-		r, err := compression.XzDecompressor(in)
-		if err != nil {
-			return nil, fmt.Errorf("decompressing: %w", err)
-		}
-		t.Reader = r
+		// Each of its blocks names the memory that it needs, up to 4 GB.
+		return nil, fmt.Errorf("decompressing xz: %w", ErrCompression)
 	default:
 		t.Reader = in
 	}

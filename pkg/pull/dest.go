@@ -249,6 +249,9 @@ func (d *destination) extract(ctx context.Context, stream io.Reader, l *layer) e
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if tar != nil && tar.n > 100*max(1, l.blob.Size) && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)) {
+			err = fmt.Errorf("its %s are more than %s when decompressed: %w", size(max(0, l.blob.Size)), size(tar.n), err)
+		}
 		return d.contentError(l, in, err)
 	}
 	d.mu.Lock()

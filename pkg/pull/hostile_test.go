@@ -8,9 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
+	imgspecv1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // rawTar is a tar of headers that no archiver would write.
@@ -100,6 +104,11 @@ func TestHostileTars(t *testing.T) {
 		{"the root's parent as a file", tarOf(t, entry{name: "..", content: "x"}), "archive root"},
 		{"devices", tarOf(t, entry{name: "null", kind: tar.TypeChar}, entry{name: "disk", kind: tar.TypeBlock}), ""},
 		{"a whiteout of the root", tarOf(t, entry{name: ".wh."}), "whiteout"},
+		{"a whiteout of the parent", tarOf(t, entry{name: "d/.wh..."}), "whiteout"},
+		{"a whiteout of the folder itself", tarOf(t, entry{name: "d/.wh.."}), "whiteout"},
+		{"a folder named like a whiteout", tarOf(t, entry{name: ".wh./x", content: "x"}), ""},
+		{"a file below a whiteout", tarOf(t, entry{name: "a/f", content: "x"}, entry{name: ".wh.a"}), "file exists"},
+		{"a whiteout with content", tarOf(t, entry{name: ".wh.a", content: strings.Repeat("x", 9000)}), ""},
 		{"300 kB of zeros behind the end", append(tarOf(t, entry{name: "a", content: "x"}), make([]byte, 300<<10)...), ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -128,6 +137,44 @@ func TestHostileTars(t *testing.T) {
 			if _, err := os.Stat(diff); err != nil {
 				t.Error(err)
 			}
+		})
+	}
+}
+
+// Layers that would use up memory by what their compression asks for.
+func TestHostileCompression(t *testing.T) {
+	st, layers := openTestStore(t, "overlay")
+	t.Setenv("GOMEMLIMIT", "32MiB") // pulls do not set it again
+	old := debug.SetMemoryLimit(32 << 20)
+	defer debug.SetMemoryLimit(old)
+	windowed := func(window int) testLayer {
+		content := tarOf(t, entry{name: fmt.Sprint("zeros", window), content: strings.Repeat("\x00", 40<<20)})
+		var b bytes.Buffer
+		w, err := zstd.NewWriter(&b, zstd.WithWindowSize(window), zstd.WithEncoderConcurrency(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Write(content)
+		w.Close()
+		return testLayer{content, b.Bytes(), imgspecv1.MediaTypeImageLayerZstd}
+	}
+	for name, c := range map[string]struct {
+		layer testLayer
+		fails string
+	}{
+		"a window of 8 MB":   {windowed(8 << 20), ""},
+		"a window of 64 MB":  {windowed(64 << 20), "it needs more than 32 MB of memory"},
+		"a window of 512 MB": {windowed(512 << 20), "it needs more than 32 MB of memory"},
+		"xz":                 {testLayer{[]byte("a tar"), []byte("\xfd7zXZ\x00 and so on"), imgspecv1.MediaTypeImageLayer}, "gzip, zstd or bzip2 only"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reg := newTestRegistry(t)
+			reg.image("v1", "amd64", c.layer)
+			_, err := Pull(t.Context(), st, reg.host()+"/a:v1", Options{})
+			if (err != nil) != (c.fails != "") || err != nil && !strings.Contains(err.Error(), c.fails) {
+				t.Errorf("got %v, want %q", err, c.fails)
+			}
+			noLeftovers(t, layers)
 		})
 	}
 }
