@@ -309,3 +309,34 @@ in_exec() { balena exec "$1" sh -c "cat /proc/[0-9]*/cmdline" | tr '\0' ' ' | gr
 		head -c 10 /proc/kcore; true'
 	assert_empty "$output"
 }
+
+@test "a build reads nothing beyond its context and writes nothing beyond its image" {
+	ln -s "$T/outside" "$TREE/abs"
+	ln -s "../../../../../../../..$T/outside" "$TREE/rel"
+	hostile base
+	local dir=$BATS_TEST_TMPDIR/context
+	mkdir -p "$dir/in" "$BATS_TEST_TMPDIR/tar/d"
+	echo mine >"$dir/file"
+	ln -s "$T/outside" "$dir/link"
+	ln -s "$T/outside/secret" "$dir/in/link"
+	# a link out of the image, then a file through it; a name with ..
+	ln -s "$T/outside" "$BATS_TEST_TMPDIR/tar/d/l"
+	tar -C "$BATS_TEST_TMPDIR/tar" -cf "$dir/evil.tar" d/l
+	rm "$BATS_TEST_TMPDIR/tar/d/l"
+	mkdir "$BATS_TEST_TMPDIR/tar/d/l"
+	echo pwned >"$BATS_TEST_TMPDIR/tar/d/l/secret"
+	tar -C "$BATS_TEST_TMPDIR/tar" -rf "$dir/evil.tar" d/l/secret
+	tar -P -C "$BATS_TEST_TMPDIR/tar" --transform "s|^d/l|../../../../../..$T/outside|" -rf "$dir/evil.tar" d/l/secret
+
+	run_balena build -q -t built -f - "$dir" <<<"FROM $EVIL"$'\nCOPY file /abs/new\nCOPY file /rel/made/new\nWORKDIR /abs/work\nCOPY in /in'
+	nothing_happened
+	run_balena -any run --rm --network none built cat /in/link "/..$T/outside/secret"
+	no_secret
+	run_balena -any build -q -t built2 -f - "$dir" <<<"FROM $EVIL"$'\nADD evil.tar /abs\nADD evil.tar /'
+	nothing_happened
+	local from
+	for from in link/secret in/link "../outside/secret" "/in/../../outside/secret"; do
+		run_balena -any build -q -t built3 -f - "$dir" <<<"FROM $EVIL"$'\n'"COPY $from /got"
+		[ "$status" -ne 0 ] || { run_balena -any run --rm --network none built3 cat /got; no_secret; }
+	done
+}
