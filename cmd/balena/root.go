@@ -86,6 +86,7 @@ func newRootCmd(e *env) *cobra.Command {
 		newLoginCmd(e),
 		newLogoutCmd(e),
 		newInspectCmd(e, ""),
+		newManifestCmd(e),
 		newPsCmd(e),
 		newPullCmd(e),
 		newPushCmd(e),

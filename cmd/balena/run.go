@@ -95,6 +95,9 @@ func (e *env) localImage(ctx context.Context, name, policy, platform string, qui
 		}
 		img, _, err := pull.Find(layers, name)
 		if err == nil {
+			img, err = pull.ForPlatform(layers, img, platform)
+		}
+		if err == nil {
 			return img.ID, nil
 		}
 		if policy == "never" || !errors.Is(err, pull.ErrNoImage) {

@@ -122,6 +122,9 @@ func checkImage(layers storage.Store, set *imageSet, img *storage.Image) error {
 			return fmt.Errorf("its %s is damaged", key)
 		}
 	}
+	if isList(img) {
+		return nil
+	}
 	if _, err := layers.ImageBigData(img.ID, "sha256:"+img.ID); err != nil {
 		return fmt.Errorf("its configuration cannot be read: %w", err)
 	}
@@ -132,11 +135,11 @@ func checkImage(layers storage.Store, set *imageSet, img *storage.Image) error {
 // are named by it; "" where nobody knows.
 func itemDigest(layers storage.Store, img *storage.Image, key string) digest.Digest {
 	d := digest.Digest(strings.TrimPrefix(key, storage.ImageDigestManifestBigDataNamePrefix+"-"))
-	switch {
-	case key == storage.ImageDigestBigDataKey:
-		d = img.Digest
-	case d.Validate() != nil:
+	if d.Validate() != nil {
 		d, _ = layers.ImageBigDataDigest(img.ID, key)
+	}
+	if d == "" && key == storage.ImageDigestBigDataKey {
+		d = img.Digest // that of the first: another manifest may have taken its place
 	}
 	if d.Validate() != nil || d.Algorithm() != digest.Canonical {
 		return ""

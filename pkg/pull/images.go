@@ -95,6 +95,7 @@ type imageSet struct {
 	raw    []storage.Image
 	layers map[string]*storage.Layer
 	parent map[string]bool // layers that an image's top layer lies upon
+	listed map[string]bool // images that lists hold
 }
 
 // wholeImages lists the images but those that a power cut or a kill left half
@@ -122,7 +123,7 @@ func readImages(st storage.Store) (*imageSet, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing layers: %w", err)
 	}
-	s := &imageSet{raw: raw, layers: make(map[string]*storage.Layer, len(layers)), parent: map[string]bool{}}
+	s := &imageSet{raw: raw, layers: make(map[string]*storage.Layer, len(layers)), parent: map[string]bool{}, listed: listed(st, raw)}
 	for i := range layers {
 		s.layers[layers[i].ID] = &layers[i]
 	}
@@ -151,8 +152,11 @@ func (s *imageSet) chain(top string) []*storage.Layer {
 	return chain
 }
 
-// isIntermediate tells whether another image was built on this one.
-func (s *imageSet) isIntermediate(img *Summary) bool { return s.parent[img.TopLayer] }
+// isIntermediate tells whether another image was built on this one, or a list
+// holds it.
+func (s *imageSet) isIntermediate(img *Summary) bool {
+	return s.parent[img.TopLayer] || s.listed[img.ID]
+}
 
 func (s *imageSet) find(name string) (*Summary, string, error) {
 	raw, found, err := find(s.raw, name)

@@ -70,6 +70,9 @@ type imageConfig struct {
 
 func readConfig(layers storage.Store, id string) (*imageConfig, error) {
 	raw, err := layers.ImageBigData(id, "sha256:"+id)
+	if img, ierr := layers.Image(id); err != nil && ierr == nil && isList(img) {
+		return &imageConfig{}, nil // a list says nothing of the kind
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration of image %s: %w", id, err)
 	}
@@ -141,6 +144,9 @@ func Inspect(_ context.Context, st *store.Store, name string) (*Details, error) 
 	if err != nil {
 		return nil, err
 	}
+	if img, err = set.instance(layers, img); err != nil {
+		return nil, err
+	}
 	c, err := readConfig(layers, img.ID)
 	if err != nil {
 		return nil, err
@@ -180,6 +186,25 @@ func Inspect(_ context.Context, st *store.Store, name string) (*Details, error) 
 	return d, nil
 }
 
+// instance is the image itself, or of a list that for this machine, with the
+// list's names.
+func (s *imageSet) instance(layers storage.Store, img *Summary) (*Summary, error) {
+	raw, _, err := find(s.raw, img.ID)
+	if err != nil || !isList(raw) {
+		return img, err
+	}
+	if raw, err = ForPlatform(layers, raw, ""); err != nil {
+		return nil, err
+	}
+	own, _, err := s.find(raw.ID)
+	if err != nil {
+		return nil, err
+	}
+	with := *own
+	with.Names = slices.Concat(own.Names, img.Names)
+	return &with, nil
+}
+
 // Config is the configuration that a container of the image starts from, with
 // the image's ID and platform.
 type Config struct {
@@ -195,6 +220,9 @@ func ReadConfig(_ context.Context, st *store.Store, name string) (*Config, error
 		return nil, err
 	}
 	img, _, err := Find(layers, name)
+	if err == nil {
+		img, err = ForPlatform(layers, img, "")
+	}
 	if err != nil {
 		return nil, err
 	}

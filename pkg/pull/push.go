@@ -62,6 +62,9 @@ func Push(ctx context.Context, st *store.Store, name, dest string, o PushOptions
 	if err != nil {
 		return Pushed{}, err
 	}
+	if isList(img) {
+		return pushList(ctx, layers, img, found, dest, false, o)
+	}
 	if dest == "" {
 		if dest = found; dest == "" {
 			return Pushed{}, fmt.Errorf("pushing %q: %w", name, ErrNoDestination)
@@ -93,43 +96,7 @@ func (p *pusher) push(ctx context.Context, dest string) (Pushed, error) {
 	if err != nil {
 		return Pushed{}, err
 	}
-	if err := p.prepare(ref, named); err != nil {
-		return Pushed{}, err
-	}
-	source, err := istorage.Transport.NewStoreReference(p.layers, nil, p.img.ID)
-	if err != nil {
-		return Pushed{}, err
-	}
-	copyOpts := &copy.Options{
-		ReportWriter: io.Discard, SourceCtx: p.sys, DestinationCtx: p.sys,
-		RemoveSignatures: true, MaxParallelDownloads: uint(p.parallel()),
-	}
-	switch {
-	case p.o.Format == "":
-	case p.o.Format == "oci":
-		copyOpts.ForceManifestMIMEType = imgspecv1.MediaTypeImageManifest
-	case isDockerFormat(p.o.Format) && p.o.Compression == "zstd":
-		return Pushed{}, errors.New("docker's manifest format has no zstd: choose oci")
-	case isDockerFormat(p.o.Format):
-		copyOpts.ForceManifestMIMEType = manifest.DockerV2Schema2MediaType
-	default:
-		return Pushed{}, fmt.Errorf("unknown manifest format %q: it is oci or docker", p.o.Format)
-	}
-	srcRef := pushSourceRef{source, p, false}
-	dstRef := pushDestRef{ref, nil}
-	if ref.Transport().Name() == docker.Transport.Name() {
-		done, same, err := p.sendLayers(ctx, source, ref)
-		if err != nil {
-			return Pushed{}, err
-		}
-		srcRef.verbatim = same && p.o.Format == ""
-		copyOpts.RemoveSignatures = !srcRef.verbatim
-		dstRef.done = done
-		if copyOpts.ForceManifestMIMEType == "" && usesZstd(done) {
-			copyOpts.ForceManifestMIMEType = imgspecv1.MediaTypeImageManifest // docker's has no zstd
-		}
-	}
-	raw, err := p.copy(ctx, dstRef, srcRef, copyOpts)
+	raw, err := p.send(ctx, ref, named)
 	if err != nil {
 		return Pushed{}, err
 	}
@@ -145,6 +112,47 @@ func (p *pusher) push(ctx context.Context, dest string) (Pushed, error) {
 		}
 	}
 	return pushed, nil
+}
+
+// send returns the manifest that was written.
+func (p *pusher) send(ctx context.Context, ref types.ImageReference, named reference.Named) ([]byte, error) {
+	if err := p.prepare(ref, named); err != nil {
+		return nil, err
+	}
+	source, err := istorage.Transport.NewStoreReference(p.layers, nil, p.img.ID)
+	if err != nil {
+		return nil, err
+	}
+	copyOpts := &copy.Options{
+		ReportWriter: io.Discard, SourceCtx: p.sys, DestinationCtx: p.sys,
+		RemoveSignatures: true, MaxParallelDownloads: uint(p.parallel()),
+	}
+	switch {
+	case p.o.Format == "":
+	case p.o.Format == "oci":
+		copyOpts.ForceManifestMIMEType = imgspecv1.MediaTypeImageManifest
+	case isDockerFormat(p.o.Format) && p.o.Compression == "zstd":
+		return nil, errors.New("docker's manifest format has no zstd: choose oci")
+	case isDockerFormat(p.o.Format):
+		copyOpts.ForceManifestMIMEType = manifest.DockerV2Schema2MediaType
+	default:
+		return nil, fmt.Errorf("unknown manifest format %q: it is oci or docker", p.o.Format)
+	}
+	srcRef := pushSourceRef{source, p, false}
+	dstRef := pushDestRef{ref, nil}
+	if ref.Transport().Name() == docker.Transport.Name() {
+		done, same, err := p.sendLayers(ctx, source, ref)
+		if err != nil {
+			return nil, err
+		}
+		srcRef.verbatim = same && p.o.Format == ""
+		copyOpts.RemoveSignatures = !srcRef.verbatim
+		dstRef.done = done
+		if copyOpts.ForceManifestMIMEType == "" && usesZstd(done) {
+			copyOpts.ForceManifestMIMEType = imgspecv1.MediaTypeImageManifest // docker's has no zstd
+		}
+	}
+	return p.copy(ctx, dstRef, srcRef, copyOpts)
 }
 
 func isDockerFormat(f string) bool { return f == "docker" || f == "v2s2" }

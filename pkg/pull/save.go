@@ -31,7 +31,7 @@ func Save(ctx context.Context, st *store.Store, w io.Writer, format string, name
 	if err != nil {
 		return err
 	}
-	s := &saver{layers: layers, a: &archiveWriter{t: tar.NewWriter(w), have: map[digest.Digest]bool{}}}
+	s := &saver{layers: layers, format: format, a: &archiveWriter{t: tar.NewWriter(w), have: map[digest.Digest]bool{}}}
 	s.index = imgspecv1.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: imgspecv1.MediaTypeImageIndex}
 	for _, n := range names {
 		if err := s.add(n); err != nil {
@@ -46,10 +46,12 @@ func Save(ctx context.Context, st *store.Store, w io.Writer, format string, name
 
 type saver struct {
 	layers storage.Store
+	format string
 	a      *archiveWriter
 	index  imgspecv1.Index
 	docker []dockerItem
 	images []savedImage
+	lists  [][]byte // indexes of lists
 }
 
 type savedImage struct {
@@ -64,17 +66,13 @@ func (s *saver) add(name string) error {
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(s.images, func(v savedImage) bool { return v.id == img.ID })
-	if i < 0 {
-		v, err := s.read(img)
-		if err != nil {
-			return err
-		}
-		i = len(s.images)
-		s.images = append(s.images, v)
-		s.docker = append(s.docker, v.item())
+	if isList(img) {
+		return s.addList(img, found)
 	}
-	d := imgspecv1.Descriptor{MediaType: imgspecv1.MediaTypeImageManifest, Digest: digest.FromBytes(s.images[i].manifest), Size: int64(len(s.images[i].manifest))}
+	i, d, err := s.image(img)
+	if err != nil {
+		return err
+	}
 	if found != "" {
 		d.Annotations = map[string]string{imgspecv1.AnnotationRefName: found, "io.containerd.image.name": found}
 		if _, tag, _ := SplitName(found); tag != "" && !slices.Contains(s.docker[i].RepoTags, FamiliarName(found)) {
@@ -83,6 +81,23 @@ func (s *saver) add(name string) error {
 	}
 	s.index.Manifests = append(s.index.Manifests, d)
 	return nil
+}
+
+// image makes an image one of the archive's and returns its place and what
+// lists say about it.
+func (s *saver) image(img *storage.Image) (int, imgspecv1.Descriptor, error) {
+	i := slices.IndexFunc(s.images, func(v savedImage) bool { return v.id == img.ID })
+	if i < 0 {
+		v, err := s.read(img)
+		if err != nil {
+			return 0, imgspecv1.Descriptor{}, err
+		}
+		i = len(s.images)
+		s.images = append(s.images, v)
+		s.docker = append(s.docker, v.item())
+	}
+	m := s.images[i].manifest
+	return i, imgspecv1.Descriptor{MediaType: imgspecv1.MediaTypeImageManifest, Digest: digest.FromBytes(m), Size: int64(len(m))}, nil
 }
 
 func (s *saver) read(img *storage.Image) (savedImage, error) {
@@ -135,6 +150,9 @@ func (s *saver) write(ctx context.Context, format string) error {
 		s.a.file("manifest.json", raw)
 	default:
 		return fmt.Errorf("unknown format %q: it is %s or %s", format, DockerArchive, OCIArchive)
+	}
+	for _, raw := range s.lists {
+		s.a.blob(digest.FromBytes(raw), raw)
 	}
 	for _, v := range s.images {
 		s.a.blob(digest.FromBytes(v.manifest), v.manifest)
