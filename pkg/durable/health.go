@@ -222,6 +222,11 @@ func (w *Writer) replace(s *Staged, l Layer) error {
 			return err
 		}
 	}
+	var own unix.Stat_t
+	if err := unix.Stat(s.out.Target, &own); err != nil {
+		return &os.PathError{Op: "stat", Path: s.out.Target, Err: err}
+	}
+	times := []unix.Timespec{own.Atim, own.Mtim}
 	if err := Sync(w.driverDir); err != nil {
 		return err
 	}
@@ -232,6 +237,10 @@ func (w *Writer) replace(s *Staged, l Layer) error {
 	}
 	if err := unix.Renameat2(unix.AT_FDCWD, s.out.Target, unix.AT_FDCWD, old, unix.RENAME_EXCHANGE); err != nil {
 		return fmt.Errorf("replacing layer %s: %w", l.ID, err)
+	}
+	// XFS notes the exchange as a change of both folders.
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, old, times, 0); err != nil {
+		return &os.PathError{Op: "utimensat", Path: old, Err: err}
 	}
 	aside := filepath.Join(w.staging, replacedPrefix+filepath.Base(filepath.Dir(s.out.Target)))
 	if err := os.Rename(s.out.Target, aside); err != nil {

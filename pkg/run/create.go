@@ -15,6 +15,7 @@ import (
 	"go.podman.io/storage"
 	"golang.org/x/sys/unix"
 
+	"github.com/balena-os/balena/pkg/durable"
 	"github.com/balena-os/balena/pkg/store"
 )
 
@@ -188,7 +189,13 @@ func (e *Engine) createLayer(c *store.Container) error {
 	if err != nil && ids.AutoUserNs && !e.Rootless {
 		return fmt.Errorf("%w (--userns auto takes them from the ranges of user %q in /etc/subuid and /etc/subgid)", err, storage.RootAutoUserNsUser)
 	}
-	return err
+	if err != nil || c.Config.AutoRemove {
+		return err
+	}
+	if err := durable.SyncContainer(layers, c.ID); err != nil {
+		return errors.Join(err, e.removeLayer(c.ID))
+	}
+	return nil
 }
 
 func (e *Engine) removeLayer(id string) error {

@@ -9,6 +9,8 @@ func (*balena) ops(w *world) []*op {
 	with := func(verb string, more ...string) []string { return append(append([]string{verb}, more...), sleeper...) }
 	created := [][]string{pull1, with("create")}
 	ran := [][]string{pull1, {"run", "--name", "c", "--network", "none", "-v", "/data", one, "true"}}
+	// The database has room: what is written next to it allocates nothing.
+	more := [][]string{pull1, {"create", "--name", "x1", one, "true"}, {"create", "--name", "x2", one, "true"}, {"rm", "x1"}}
 	start := [][]string{{"start", "c"}}
 	// Leftovers of containers go with the next start.
 	sweep := [][]string{{"run", "--rm", "--network", "none", one, "true"}}
@@ -16,7 +18,7 @@ func (*balena) ops(w *world) []*op {
 	startOr := func(run []string) func(snapshot) [][]string {
 		return func(s snapshot) [][]string {
 			if _, ok := s["container c"]; ok {
-				return [][]string{{"rm", "c"}, run}
+				return [][]string{{"start", "c"}, {"rm", "-f", "c"}, run}
 			}
 			return [][]string{run}
 		}
@@ -33,6 +35,8 @@ func (*balena) ops(w *world) []*op {
 		{name: "prune", weight: 6, steps: [][]string{pull1, pull2, {"untag", one}}, run: []string{"image", "prune", "-f"}},
 		{name: "create", weight: 8, tidy: sweep, steps: [][]string{pull1}, run: with("create"), again: startOr(with("create"))},
 		{name: "run", weight: 10, tidy: sweep, steps: [][]string{pull1}, run: with("run", "-d"), again: startOr(with("run", "-d"))},
+		{name: "create-more", weight: 6, tidy: sweep, steps: more, run: with("create"), again: startOr(with("create"))},
+		{name: "run-more", weight: 6, tidy: sweep, steps: more, run: with("run", "-d"), again: startOr(with("run", "-d"))},
 		{name: "run-rm", weight: 6, tidy: sweep, steps: [][]string{pull1}, run: []string{"run", "--rm", "--name", "c", "--network", "none", "-v", "/data", one, "true"}, may: []string{"container c"}},
 		{name: "start", weight: 4, tidy: sweep, steps: created, run: start[0]},
 		{name: "stop", weight: 5, tidy: sweep, steps: created, live: start, run: []string{"stop", "c"}},

@@ -95,7 +95,7 @@ func (s *csStore) verify(w *world, listed map[string]bool, rootMode bool) error 
 		if !ok {
 			want = made
 		}
-		if err := verifyTree(dir, want, rootMode); err != nil {
+		if err := verifyTree(dir, want, rootMode && !w.anyRoot); err != nil {
 			errs = append(errs, fmt.Errorf("layer %.12s: %w", id, err))
 		}
 	}

@@ -38,10 +38,10 @@ import (
 )
 
 type options struct {
-	balena, fs, ops, at, peer, keep string
-	n                               int
-	seed                            uint64
-	verbose                         bool
+	balena, fs, ops, at, peer, keep, vm string
+	n                                   int
+	seed                                uint64
+	verbose                             bool
 }
 
 func main() {
@@ -55,6 +55,7 @@ func main() {
 	flag.StringVar(&o.ops, "op", "", "only these operations, comma-separated")
 	flag.StringVar(&o.at, "at", "", "only this point of time, as a failure prints it")
 	flag.StringVar(&o.peer, "peer", "", "podman or docker instead: the pull cases")
+	flag.StringVar(&o.vm, "vm", "", "cut a whole machine: the folder with the guest that test/crashvm/guest makes")
 	flag.IntVar(&o.n, "n", 120, "how many cuts in all")
 	flag.Uint64Var(&o.seed, "seed", 0, "of the random choices; 0 takes one and prints it")
 	flag.StringVar(&o.keep, "keep", "", "file for the disk as the last cut left it")
@@ -88,6 +89,9 @@ func run(o options) (ok bool, err error) {
 		return false, err
 	}
 	defer func() { err = joinClose(err, w) }()
+	if o.vm != "" {
+		return w.vmAll()
+	}
 	ops, err := chooseOps(w, o)
 	if err != nil {
 		return false, err

@@ -34,6 +34,7 @@ type world struct {
 	disk      *os.File        // the mounted filesystem, for the ioctl
 	said      string          // by the last command
 	makes     bool            // the operation makes layers of its own
+	anyRoot   bool            // the root of a layer may have another time
 	damaged   string          // a file that was emptied for a repair to find; "" once it is to be whole
 	cgroups   map[string]bool // that were there before
 }
