@@ -2,6 +2,9 @@ package delta
 
 import (
 	"encoding/binary"
+	"runtime"
+
+	"golang.org/x/sys/unix"
 )
 
 // A lzDecoder undoes the coding of one column, part by part, as its bytes are
@@ -10,7 +13,7 @@ type lzDecoder struct {
 	lzState
 	window uint64
 
-	ring  []byte // what was decoded, up to the window; its length is a power of two
+	ring  []byte // what was decoded, up to the window, as long as that
 	pos   uint64 // bytes decoded in all
 	start uint64 // of the current part
 	dict  *dictionary
@@ -79,10 +82,11 @@ func (d *lzBlockDecoder) more(col int, out []byte) ([]byte, error) {
 	}
 	if c.window == 0 {
 		c.window = uint64(window(col))
+		c.ring = c.newRing()
 	}
+	defer runtime.KeepAlive(c) // and with it the ring
 	size, kind, used, _ := partHead(c.comp)
 	c.comp, c.left = c.comp[used:], c.left-size
-	c.room(size)
 	c.start = c.pos
 	if kind == partRaw {
 		c.store(c.comp[:size])
@@ -127,18 +131,17 @@ func (d *lzBlockDecoder) setDict(dict *dictionary) bool {
 	return true
 }
 
-// room lets the ring grow to what the next size bytes need, up to the window.
-func (d *lzDecoder) room(size int) {
-	n := uint64(max(len(d.ring), 4096))
-	for n < d.window && n < d.pos+uint64(size) {
-		n *= 2
+// newRing makes room for the window, of which only what is written to takes
+// memory: it is not of the heap, which would be let grow in proportion to it,
+// and it need not be copied while it fills.
+func (d *lzDecoder) newRing() []byte {
+	ring, err := unix.Mmap(-1, 0, int(d.window), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return make([]byte, d.window)
 	}
-	if n > uint64(len(d.ring)) {
-		// Nothing was overwritten so far: all is in its place.
-		grown := make([]byte, n)
-		copy(grown, d.ring)
-		d.ring = grown
-	}
+	_ = unix.Madvise(ring, unix.MADV_NOHUGEPAGE)
+	runtime.AddCleanup(d, func(ring []byte) { _ = unix.Munmap(ring) }, ring)
+	return ring
 }
 
 func (d *lzDecoder) store(b []byte) {

@@ -19,8 +19,9 @@ import (
 // A Reader makes the layers of the target from a delta and the base, one after
 // the other, like a tar.Reader goes through its entries: Next goes to a layer,
 // Read gives its uncompressed tar. It needs no temporary files, and keeps 50 MB
-// at most, some 30 where much is new and 5 where little is; how much more the
-// process takes is up to the garbage collector (debug.SetGCPercent). It is used
+// at most, some 30 where much is new and 5 where little is, most of that not on
+// the heap; how much the heap takes besides is up to the garbage collector
+// (debug.SetGCPercent). It is used
 // by one goroutine at a time.
 type Reader struct {
 	in     blockReader

@@ -1,13 +1,11 @@
 package monitor
 
 import (
-	"bytes"
 	"os"
 	"runtime"
-	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/balena-os/balena/pkg/lean"
 )
 
 // A monitor is there once a container, for as long as the container, and nearly
@@ -34,29 +32,7 @@ const settleAfter = 500 * time.Millisecond
 
 // settle is called when the container runs and the monitor has nothing more to
 // do: of the program's 20 MB, it then needs a few pages. Those that only its
-// start needed are unmapped; they stay in the page cache while others use
-// them.
+// start needed are unmapped.
 func settle() {
-	raw, err := os.ReadFile("/proc/self/smaps")
-	if err != nil {
-		return
-	}
-	var start, end uint64
-	for line := range bytes.Lines(raw) {
-		f := bytes.Fields(line)
-		switch {
-		case len(f) >= 6 && bytes.IndexByte(f[0], '-') > 0:
-			a, b, _ := bytes.Cut(f[0], []byte{'-'})
-			start, _ = strconv.ParseUint(string(a), 16, 64)
-			end, _ = strconv.ParseUint(string(b), 16, 64)
-			if f[1][1] != '-' || f[5][0] != '/' { // writable, or not of a file
-				end = 0
-			}
-		case len(f) == 3 && string(f[0]) == "Anonymous:" && end > start:
-			// Nothing in it was written to, so dropping loses nothing.
-			if string(f[1]) == "0" {
-				_, _, _ = unix.Syscall(unix.SYS_MADVISE, uintptr(start), uintptr(end-start), unix.MADV_DONTNEED)
-			}
-		}
-	}
+	lean.Unmap()
 }

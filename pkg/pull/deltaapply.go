@@ -15,11 +15,12 @@ import (
 
 	"github.com/balena-os/balena/pkg/delta"
 	"github.com/balena-os/balena/pkg/durable"
+	"github.com/balena-os/balena/pkg/lean"
 )
 
-// applyGC makes the garbage collector thrifty while a delta is applied: its
-// reader keeps windows of some ten megabytes, which would be doubled.
-const applyGC = 20
+// applyGC makes the garbage collector thrifty while a delta is applied: what is
+// in use then is some ten megabytes, which would be doubled.
+const applyGC = 10
 
 // applier makes layers from deltas while copy.Image fetches the others. What it
 // cannot make is left to copy.Image, which waits for its word on each layer.
@@ -57,6 +58,8 @@ func (a *applier) start(ctx context.Context) (wait func()) {
 // what is still missing.
 func (a *applier) run(ctx context.Context) {
 	defer debug.SetGCPercent(debug.SetGCPercent(applyGC))
+	debug.FreeOSMemory() // what finding the image took
+	lean.Unmap()
 	defer func() {
 		for l := range a.waiting {
 			a.decided(l)

@@ -20,7 +20,7 @@ const module = "github.com/balena-os/balena/"
 
 // tier numbers the packages: each imports only those of a lower number.
 var tier = map[string]int{
-	"pkg/store": 0, "pkg/durable": 0, "pkg/userns": 0, "pkg/initd": 0,
+	"pkg/store": 0, "pkg/durable": 0, "pkg/userns": 0, "pkg/initd": 0, "pkg/lean": 0,
 	"pkg/delta": 1, "pkg/netns": 1, "pkg/runtime": 1, "pkg/monitor": 1,
 	"pkg/pull": 2, "pkg/run": 2,
 	"pkg/build":  3,
