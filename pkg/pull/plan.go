@@ -150,14 +150,25 @@ func (p *plan) checkPlatform(sys *types.SystemContext) error {
 	return nil
 }
 
+const (
+	maxLayers = 500     // that containers/storage stacks
+	maxBlob   = 1 << 50 // bytes: the sum of an image's layers is a number, too
+)
+
 func (p *plan) addLayers(infos []manifest.LayerInfo) error {
 	infos = slices.DeleteFunc(slices.Clone(infos), func(i manifest.LayerInfo) bool { return i.EmptyLayer })
 	diffIDs := p.image.RootFS.DiffIDs
 	if len(infos) != len(diffIDs) {
 		return fmt.Errorf("%w: %d layers in the manifest, %d in the configuration", ErrNotImage, len(infos), len(diffIDs))
 	}
+	if len(infos) > maxLayers {
+		return fmt.Errorf("%w: it has %d layers, and %d can be stacked", ErrNotImage, len(infos), maxLayers)
+	}
 	parent := ""
 	for i, info := range infos {
+		if info.Size < 0 || info.Size > maxBlob {
+			return fmt.Errorf("%w: layer %d has a size of %d", ErrNotImage, i, info.Size)
+		}
 		if err := diffIDs[i].Validate(); err != nil {
 			return fmt.Errorf("%w: diffID of layer %d: %w", ErrNotImage, i, err)
 		}

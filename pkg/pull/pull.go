@@ -481,7 +481,7 @@ func (p *puller) copy(ctx context.Context, sys *types.SystemContext, d *destinat
 // there is not.
 func openSource(ctx context.Context, sys *types.SystemContext, ref types.ImageReference) (types.ImageSource, error) {
 	for try := 1; ; try++ {
-		raw, err := ref.NewImageSource(ctx, sys)
+		raw, err := newImageSource(ctx, sys, ref)
 		var status docker.UnexpectedHTTPStatusError
 		if err == nil || try == 3 || !errors.As(err, &status) || status.StatusCode < 500 {
 			return raw, err
@@ -492,6 +492,17 @@ func openSource(ctx context.Context, sys *types.SystemContext, ref types.ImageRe
 		case <-time.After(backoffFirst << try):
 		}
 	}
+}
+
+// newImageSource connects to a registry, which fetches the manifest as well.
+func newImageSource(ctx context.Context, sys *types.SystemContext, ref types.ImageReference) (types.ImageSource, error) {
+	if ref.Transport().Name() != docker.Transport.Name() {
+		return ref.NewImageSource(ctx, sys)
+	}
+	ctx, stop := boundManifest(ctx)
+	defer stop()
+	raw, err := ref.NewImageSource(ctx, sys)
+	return raw, whyEnded(ctx, err)
 }
 
 // imageMetadata is what containers/image keeps in an image's record.

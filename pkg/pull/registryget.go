@@ -239,6 +239,9 @@ func (p *registryPlace) token(ctx context.Context, params map[string]string, cre
 	if err != nil || realm.Scheme != "https" && realm.Scheme != "http" {
 		return "", fmt.Errorf("%s names no server for tokens", p.host)
 	}
+	if realm.Scheme == "http" && p.scheme == "https" {
+		return "", unauthorizedError{fmt.Errorf("%s wants the credentials to be sent to %s without encryption", p.host, realm.Host)}
+	}
 	form := realm.Query()
 	form.Set("scope", "repository:"+reference.Path(p.repo)+":pull")
 	if s := params["service"]; s != "" {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"go.podman.io/image/v5/manifest"
@@ -58,9 +59,11 @@ func (s *source) GetManifest(ctx context.Context, instance *digest.Digest) ([]by
 	if m, ok := s.manifests[key]; ok {
 		return bytes.Clone(m.raw), m.mime, nil
 	}
+	ctx, stop := boundManifest(ctx)
+	defer stop()
 	raw, mime, err := s.ImageSource.GetManifest(ctx, instance)
 	if err != nil {
-		return nil, "", err
+		return nil, "", whyEnded(ctx, err)
 	}
 	if instance != nil {
 		ok, err := manifest.MatchesDigest(raw, *instance)
@@ -73,6 +76,23 @@ func (s *source) GetManifest(ctx context.Context, instance *digest.Digest) ([]by
 	}
 	s.manifests[key] = fetchedManifest{raw, mime}
 	return bytes.Clone(raw), mime, nil
+}
+
+// manifestPatience is how long a registry may take to answer with a manifest,
+// a few kilobytes: a blob's silence is bounded where it is read. A variable for
+// tests.
+var manifestPatience = 2 * time.Minute
+
+func boundManifest(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, manifestPatience, fmt.Errorf("no answer within %s: %w", manifestPatience, errSource))
+}
+
+// whyEnded puts the reason of a timeout in the place of "deadline exceeded".
+func whyEnded(ctx context.Context, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && context.Cause(ctx) != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // maxConfig bounds an image's configuration, as containers/image does.
@@ -120,6 +140,10 @@ func (s *source) GetBlob(ctx context.Context, info types.BlobInfo, cache types.B
 		r, err := s.made(ctx, info.Digest)
 		return r, -1, err
 	}
+	// A manifest may name other servers for a blob, be it this machine's own or a
+	// cloud's. Only what has a license against registries needs it, and that is
+	// for another operating system.
+	info.URLs = nil
 	b := s.stream(ctx, info, cache, info.Digest)
 	if err := b.open(); err != nil {
 		return nil, 0, err
