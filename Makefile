@@ -33,7 +33,7 @@ export GOFLAGS := -buildvcs=false -tags=$(TAGS)
 export CGO_ENABLED := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-bench deps-vm build install install-files uninstall check docs docs-check test size size-check size-budget unit fuzz bats demo bench bench-fleet crash crash-vm cross clean
+.PHONY: help deps deps-bench deps-vm build install install-files uninstall check docs docs-check test size size-check size-budget unit fuzz bats demo bench bench-startup bench-fleet crash crash-vm cross clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -115,6 +115,9 @@ demo: build ## the main job on the screen: pull, run, curl, ps, logs, exec, stop
 
 bench: build ## side by side with podman and docker; prints a table (as root)
 	test/bench/bench
+
+bench-startup: build ## start-up and memory of the small commands and the stages, side by side (as root)
+	test/bench/bench startup memory
 
 crash: build ## cut the power: N=cuts SEED=n FS="ext4 xfs" OP=pull,rm AT=point PEER=podman|docker (as root)
 	N="$(N)" SEED="$(SEED)" FS="$(FS)" OP="$(OP)" AT="$(AT)" PEER="$(PEER)" test/run crash
