@@ -36,6 +36,14 @@ func (b *balena) snapshot(w *world) (snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A list's ID is made up: what counts is what is in it.
+	for key := range s {
+		if name, ok := strings.CutPrefix(key, "image list"); ok {
+			if s[key], err = w.output([]string{"manifest", "inspect", "list" + name}); err != nil {
+				return nil, err
+			}
+		}
+	}
 	out, err := w.output([]string{"images", "-aq", "--no-trunc"})
 	if err != nil {
 		return nil, err

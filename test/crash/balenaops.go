@@ -1,6 +1,9 @@
 package main
 
-import "slices"
+import (
+	"path/filepath"
+	"slices"
+)
 
 func (*balena) ops(w *world) []*op {
 	one, two, tiny := w.registry+"/app:1", w.registry+"/app:2", w.registry+"/app:tiny"
@@ -54,6 +57,11 @@ func (*balena) ops(w *world) []*op {
 		{name: "build", weight: 24, makes: true, steps: [][]string{pull1}, run: w.build("first")},
 		{name: "build-pull", weight: 8, makes: true, run: w.build("first")},
 		{name: "rebuild", weight: 14, makes: true, steps: [][]string{pull1, w.build("first")}, run: w.build("second")},
+		{name: "commit", weight: 8, makes: true, steps: [][]string{pull1, {"run", "--name", "c", "--network", "none", one, "sh", "-c", "cat /opt/big >/srv/copy; : >/opt/f00"}}, run: []string{"commit", "-q", "c", "made:1"}},
+		{name: "import", weight: 6, makes: true, run: []string{"import", filepath.Join(w.dir, "layer1.tar"), "made:1"}},
+		{name: "manifest", weight: 3, steps: [][]string{pull1, pull2}, run: []string{"manifest", "create", "list:1", one, two}, again: ifNotThere("image list:1", []string{"manifest", "create", "list:1", one, two})},
+		{name: "manifest-add", weight: 4, steps: [][]string{pull1, pull2, {"manifest", "create", "list:1", one}}, run: []string{"manifest", "add", "list:1", two}},
+		{name: "manifest-rm", weight: 2, steps: [][]string{pull1, {"manifest", "create", "list:1", one}}, run: []string{"manifest", "rm", "list:1"}, again: ifThere("image list:1", []string{"manifest", "rm", "list:1"})},
 		{name: "login", weight: 3, run: []string{"login", "-u", "tester", "-p", "secret", w.registry}},
 		{name: "logout", weight: 2, steps: [][]string{{"login", "-u", "tester", "-p", "secret", w.registry}}, run: []string{"logout", w.registry}, again: ifThere("login", []string{"logout", w.registry}),
 			tidy: [][]string{{"login", "-u", "tester", "-p", "secret", w.registry}, {"logout", w.registry}}},
@@ -67,5 +75,15 @@ func ifThere(key string, run []string) func(snapshot) [][]string {
 			return [][]string{run}
 		}
 		return nil
+	}
+}
+
+// ifNotThere repeats a command if what it makes is not there.
+func ifNotThere(key string, run []string) func(snapshot) [][]string {
+	return func(s snapshot) [][]string {
+		if _, ok := s[key]; ok {
+			return nil
+		}
+		return [][]string{run}
 	}
 }
