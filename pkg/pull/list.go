@@ -1,6 +1,7 @@
 package pull
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -139,7 +140,8 @@ func (l *imageList) json() ([]byte, error) {
 	return json.Marshal(l.index)
 }
 
-// save writes the list; its names come last, taken from others that have them.
+// save writes the list as a new image, since items cannot be replaced at one
+// instant; its names come last, taken from others that have them.
 func (l *imageList) save(names ...string) error {
 	raw, err := l.json()
 	if err != nil {
@@ -154,32 +156,53 @@ func (l *imageList) save(names ...string) error {
 	if err != nil {
 		return err
 	}
-	if l.id != "" {
-		// What it says about images that are no more in it does no harm.
-		err = l.layers.SetImageBigData(l.id, listSources, sources, nil)
-		if err == nil {
-			err = l.layers.SetImageBigData(l.id, storage.ImageDigestBigDataKey, raw, manifest.Digest)
-		}
-	} else {
-		var img *storage.Image
-		img, err = l.layers.CreateImage("", nil, "", "", &storage.ImageOptions{BigData: []storage.ImageBigDataOption{
-			{Key: listSources, Data: sources, Digest: digest.FromBytes(sources)},
-			{Key: storage.ImageDigestBigDataKey, Data: raw, Digest: digest.FromBytes(raw)},
-		}})
-		if err == nil {
-			l.id = img.ID
-		}
-	}
-	if err != nil {
+	old := l.id
+	if err := l.create(sources, raw); err != nil {
 		return fmt.Errorf("writing the list: %w", err)
 	}
-	if err := durable.Sync(l.layers.GraphRoot()); err != nil || len(names) == 0 {
+	for _, n := range l.names {
+		if !slices.Contains(names, n) {
+			names = append(names, n)
+		}
+	}
+	if len(names) > 0 {
+		if err := l.layers.AddNames(l.id, names); err != nil {
+			return fmt.Errorf("naming the list: %w", err)
+		}
+	}
+	if err := syncImages(l.layers); err != nil || old == "" {
 		return err
 	}
-	if err := l.layers.AddNames(l.id, names); err != nil {
-		return fmt.Errorf("naming the list: %w", err)
+	if _, err := l.layers.DeleteImage(old, true); err != nil && !errors.Is(err, storage.ErrImageUnknown) {
+		return fmt.Errorf("removing the list as it was: %w", err)
 	}
-	return syncImages(l.layers)
+	return nil
+}
+
+// create makes an image of a list, on stable storage, and removes what is left
+// of those whose making was cut short.
+func (l *imageList) create(sources, index []byte) error {
+	w, err := durable.NewWriter(l.layers)
+	if err != nil {
+		return err
+	}
+	if err := SweepHalfMade(l.layers, w); err != nil {
+		return err
+	}
+	unlock, err := w.Active(context.Background())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	img, err := l.layers.CreateImage("", nil, "", "", &storage.ImageOptions{BigData: []storage.ImageBigDataOption{
+		{Key: listSources, Data: sources, Digest: digest.FromBytes(sources)},
+		{Key: storage.ImageDigestBigDataKey, Data: index, Digest: digest.FromBytes(index)},
+	}})
+	if err != nil {
+		return err
+	}
+	l.id = img.ID
+	return durable.Sync(l.layers.GraphRoot())
 }
 
 // find gives the place of an image in the list, by its digest or its name.
