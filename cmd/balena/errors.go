@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -61,10 +63,14 @@ func (e *env) exitCode(err error) int {
 }
 
 func (e *env) printError(err error) {
-	fmt.Fprintln(e.stderr, "Error: "+strings.TrimSpace(err.Error()))
+	fmt.Fprintln(e.stderr, "Error: "+printable(strings.TrimSpace(err.Error())))
 	if e.st != nil && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, pull.ErrNoSpace)) {
 		fmt.Fprintf(e.stderr, "hint: %s has %s free: 'balena system df' shows what takes how much, 'balena system prune' and 'balena rmi' free some\n",
 			e.st.Root(), bytes(e.st.Free()))
+		return
+	}
+	if errors.Is(err, unix.EIO) || errors.Is(err, unix.EROFS) {
+		fmt.Fprintln(e.stderr, "hint: the disk may be failing, or its filesystem was made read-only after an error: 'dmesg' says which; 'balena system check' tells what is damaged")
 		return
 	}
 	for _, h := range hints {
@@ -73,6 +79,22 @@ func (e *env) printError(err error) {
 			return
 		}
 	}
+}
+
+// printable has no control characters but newlines and tabs: what a registry or
+// an image says must not play with the terminal.
+func printable(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		switch {
+		case r == '\n' || r == '\t' || unicode.IsGraphic(r):
+			b.WriteRune(r)
+		default:
+			q := strconv.QuoteRune(r)
+			b.WriteString(q[1 : len(q)-1])
+		}
+	}
+	return b.String()
 }
 
 // errDamageFound is for damage that `system check` has told of.

@@ -301,7 +301,7 @@ func (e *env) history(ctx context.Context, name string, o historyOptions) error 
 	var records []any
 	for _, s := range steps {
 		row := historyRow{
-			ID: "<missing>", Comment: s.Comment, CreatedBy: strings.ReplaceAll(s.CreatedBy, "\t", " "),
+			ID: "<missing>", Comment: printable(s.Comment), CreatedBy: printable(strings.ReplaceAll(s.CreatedBy, "\t", " ")),
 			CreatedAt: s.Created.Format(time.RFC3339), CreatedSince: ago(s.Created), Size: units.HumanSizeWithPrecision(float64(s.Size), 3),
 		}
 		if s.ID != "" {

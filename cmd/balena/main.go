@@ -9,6 +9,7 @@ import (
 	goruntime "runtime"
 
 	"github.com/balena-os/balena/cmd/balena/internal/runccli"
+	"github.com/balena-os/balena/pkg/durable"
 	"github.com/balena-os/balena/pkg/initd"
 	"github.com/balena-os/balena/pkg/monitor"
 	"github.com/balena-os/balena/pkg/netns"
@@ -63,6 +64,15 @@ func realMain(args []string, stdin, stdout, stderr *os.File) int {
 	// Not on the main thread: whatever waits for another goroutine there costs
 	// two changes of thread.
 	code := make(chan int)
-	go func() { code <- e.exitCode(cmd.Execute()) }()
-	return <-code
+	go func() {
+		defer durable.OrDie()
+		code <- e.exitCode(cmd.Execute())
+	}()
+	select {
+	case c := <-code:
+		return c
+	case err := <-durable.Dead:
+		e.st = nil // its locks are stuck
+		return e.exitCode(err)
+	}
 }

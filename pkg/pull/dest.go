@@ -108,6 +108,7 @@ func (d *destination) find(blob digest.Digest) *layer {
 // TryReusingBlob says that a layer need not be fetched: it is in the store, or
 // the same content is, under another parent.
 func (d *destination) TryReusingBlob(ctx context.Context, info types.BlobInfo, _ types.BlobInfoCache, _ bool) (bool, types.BlobInfo, error) {
+	defer durable.OrDie()
 	l := d.assign(info.Digest)
 	if l == nil {
 		return false, types.BlobInfo{}, nil // the configuration
@@ -217,6 +218,7 @@ func (d *destination) reread(ctx context.Context, l *layer) (*durable.Staged, er
 
 // PutBlob extracts a layer while it arrives.
 func (d *destination) PutBlob(ctx context.Context, stream io.Reader, info types.BlobInfo, _ types.BlobInfoCache, isConfig bool) (types.BlobInfo, error) {
+	defer durable.OrDie()
 	if isConfig {
 		_, err := io.Copy(io.Discard, stream) // known already; copy.Image checks its digest
 		return info, err

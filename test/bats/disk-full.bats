@@ -30,6 +30,7 @@ teardown() {
 	faultproxy_stop
 	rm -rf "$T"/disk/fill*
 	remove_containers
+	umount "$T/failing/root/overlay" "$T/failing" "$T/thin" 2>/dev/null || true
 	umount "$T/disk"
 	rm -f "$T/disk.img"
 }
@@ -136,4 +137,35 @@ whole() {
 	run_balena rm filler
 	[ "$(stat -f -c %a "$T/disk")" -gt 0 ]
 	whole
+}
+
+@test "a disk that fails: a word and no trace of the program, and after it all is as before" {
+	mkdir "$T/thin" "$T/failing"
+	mount -t tmpfs -o size=24m tmpfs "$T/thin"
+	truncate -s 300M "$T/thin/img"
+	mkfs.ext4 -q -F -m 0 -J size=4 "$T/thin/img"
+	mount -o loop "$T/thin/img" "$T/failing"
+	local ROOT=$T/failing/root RUNROOT=$RUNROOT/failing
+	balena pull -q "$BUSYBOX"
+	# the device has no room for what the filesystem thinks there is
+	sync -f "$T/failing"
+	dd if=/dev/zero of="$T/thin/fill" bs=64k 2>/dev/null || true
+	run_balena -125 pull -q "$REGISTRY/debian:bookworm"
+	assert_stderr 'input/output error|read-only file system|no space left on device'
+	assert_stderr 'hint: '
+	refute_stderr 'goroutine|panic'
+	run_balena -any system check
+	refute_stderr 'goroutine|panic'
+	run_balena -any run --rm --network none "$BUSYBOX" true
+	refute_stderr 'goroutine|panic'
+	umount "$T/failing"
+	rm "$T/thin/fill"
+	mount -o loop "$T/thin/img" "$T/failing"
+	run_balena system check
+	assert_match 'all is well'
+	run_balena run --rm --network none "$BUSYBOX" echo fine
+	assert_output fine
+	umount "$ROOT/overlay" 2>/dev/null || true
+	umount "$T/failing"
+	umount "$T/thin"
 }

@@ -44,3 +44,25 @@ pull_in_64M() {
 	pull_in_64M "$REGISTRY/busybox:big"
 	in_cgroup $((64 << 20)) "$BALENA" --root "$ROOT" --runroot "$RUNROOT" system check 3>&-
 }
+
+@test "load and run in 64 MB of memory" {
+	rootless_skip "cannot make a memory cgroup"
+	skopeo copy --quiet "oci:$LAYOUTS/busybox:big" "oci-archive:$T/big.tar:localhost/big:1"
+	balena rmi -af >/dev/null
+	in_cgroup $((64 << 20)) "$BALENA" --root "$ROOT" --runroot "$RUNROOT" load -q -i "$T/big.tar" 3>&-
+	run in_cgroup $((64 << 20)) "$BALENA" --root "$ROOT" --runroot "$RUNROOT" run --rm --network none localhost/big:1 sh -c 'echo it runs' 3>&-
+	echo "$output"
+	assert_match 'it runs'
+	in_cgroup $((64 << 20)) sh -c "cat '$T/big.tar' | '$BALENA' --root '$ROOT' --runroot '$RUNROOT' load -q" 3>&-
+}
+
+@test "a delta is applied in 64 MB of memory" {
+	rootless_skip "cannot make a memory cgroup"
+	balena rmi -af >/dev/null
+	balena pull -q "$REGISTRY/busybox:shared1"
+	balena pull -q "$REGISTRY/busybox:big"
+	balena image delta -o "$T/delta.tar" "$REGISTRY/busybox:shared1" "$REGISTRY/busybox:big"
+	balena rmi -f "$REGISTRY/busybox:big"
+	in_cgroup $((64 << 20)) "$BALENA" --root "$ROOT" --runroot "$RUNROOT" load -q -i "$T/delta.tar" 3>&-
+	run_balena system check
+}
