@@ -104,8 +104,8 @@ test: build size-check ## everything a contributor must pass: unit, bats as root
 unit: ## only the Go tests, with the race detector
 	test/run unit
 
-fuzz: ## throw damaged deltas at what reads them: FUZZTIME=1m for each reader
-	@scripts/fuzz $(or $(FUZZTIME),1m)
+fuzz: ## throw damaged deltas, layers and manifests at what reads them: FUZZTIME=30s for each reader
+	@scripts/fuzz $(or $(FUZZTIME),30s)
 
 bats: build ## only bats; MODE="root rootless", FILES="pull.bats run.bats", FILTER=regex pick
 	test/run $(or $(MODE),root) $(FILES)

@@ -1,10 +1,12 @@
 package pull
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	imgspecv1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.podman.io/image/v5/types"
 )
 
 // Manifests and configurations that no one should have: each is refused with
@@ -244,4 +247,35 @@ func TestHostileRegistry(t *testing.T) {
 	if elsewhere.Load() == nil {
 		t.Error("nothing was asked of the other host")
 	}
+}
+
+// emptySource has no blob.
+type emptySource struct{ types.ImageSource }
+
+func (emptySource) GetBlob(context.Context, types.BlobInfo, types.BlobInfoCache) (io.ReadCloser, int64, error) {
+	return nil, 0, fs.ErrNotExist
+}
+
+// FuzzPlan has manifests and configurations that nobody wrote. CONFIG in a
+// manifest stands for the digest of the configuration.
+func FuzzPlan(f *testing.F) {
+	d := digest.FromString("x").String()
+	config := `{"architecture":"amd64","os":"linux","config":{"Env":["A=b"],"Volumes":{"/v":{}}},"rootfs":{"type":"layers","diff_ids":["` + d + `"]},"history":[{"created_by":"x"}]}`
+	for _, media := range []string{imgspecv1.MediaTypeImageManifest, "application/vnd.docker.distribution.manifest.v2+json", ""} {
+		f.Add([]byte(`{"schemaVersion":2,"mediaType":"`+media+`","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"CONFIG","size":5},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"`+d+`","size":7,"urls":["file:///x"],"annotations":{"a":"b"}}]}`), []byte(config), media)
+	}
+	f.Fuzz(func(t *testing.T, m, config []byte, media string) {
+		sum := digest.FromBytes(config)
+		m = bytes.ReplaceAll(m, []byte("CONFIG"), []byte(sum))
+		src := &source{ImageSource: emptySource{}, config: map[digest.Digest][]byte{sum: config}}
+		p, err := parsePlan(t.Context(), src, m, media, &types.SystemContext{OSChoice: "linux", ArchitectureChoice: "amd64"}, true)
+		if err != nil {
+			return
+		}
+		for _, l := range p.layers {
+			if l.diffID.Validate() != nil || l.blob.Digest.Validate() != nil || l.blob.Size < 0 || strings.ContainsAny(l.id, "/.") {
+				t.Errorf("layer %+v", l)
+			}
+		}
+	})
 }

@@ -100,8 +100,7 @@ in_exec() { balena exec "$1" sh -c "cat /proc/[0-9]*/cmdline" | tr '\0' ' ' | gr
 		while :; do for p in /proc/[0-9]*; do
 			case $(readlink $p/exe) in /bin/* | "") ;; *) printf pwned >$p/exe; ls -l $p/cwd/ $p/root/ $p/fd/; echo "seen $p $(readlink $p/exe)" >>/seen ;; esac
 		done; done 2>/dev/null'
-	local i
-	for i in $(seq 10); do run_balena exec watcher true; done
+	for _ in $(seq 10); do run_balena exec watcher true; done
 	run_balena exec watcher sh -c '! cat /seen 2>/dev/null'
 	assert_empty "$output"
 }
@@ -151,7 +150,7 @@ in_exec() { balena exec "$1" sh -c "cat /proc/[0-9]*/cmdline" | tr '\0' ' ' | gr
 	run_balena run --rm --network none "$EVIL" sh -c "$look"
 	assert_empty "$output"
 	# /dev itself a link
-	rm -rf "$TREE/dev"
+	rm -rf "${TREE:?}/dev"
 	ln -s /proc/sys "$TREE/dev"
 	hostile linkdev
 	run_balena -any run --rm --network none "$EVIL" sh -c "$look"
@@ -159,7 +158,7 @@ in_exec() { balena exec "$1" sh -c "cat /proc/[0-9]*/cmdline" | tr '\0' ' ' | gr
 }
 
 @test "/proc and /sys are those of the kernel, or nothing starts (CVE-2025-52881)" {
-	rm -rf "$TREE/proc"
+	rm -rf "${TREE:?}/proc"
 	mkdir -p "$TREE/fake/sys/net/ipv4" "$TREE/fake/self/attr" "$TREE/fake/1"
 	ln -s /fake "$TREE/proc"
 	hostile fakeproc
@@ -180,8 +179,7 @@ in_exec() { balena exec "$1" sh -c "cat /proc/[0-9]*/cmdline" | tr '\0' ' ' | gr
 	chmod 777 "$shared" "$shared/a"
 	ln -s / "$shared/b"
 	run_balena run -d --name swapper --network none -v "$shared:/s" "$BUSYBOX" sh -c 'cd /s; while :; do mv -T a t; mv -T b a; mv -T t b; done'
-	local i
-	for i in $(seq 12); do
+	for _ in $(seq 12); do
 		run_balena -any run --rm --network none -v "$shared:/s" --tmpfs /s/a -v "$T/outside:/s/a/x:ro" "$BUSYBOX" sh -c "ls -d /s/a/*/proc /s/b$T/outside /s/a$T/outside; cat /s/a$T/outside/secret /s/b$T/outside/secret; grep -c . /s/a/etc/shadow" 2>/dev/null
 		no_secret
 		mountpoint -q /tmp && continue
@@ -226,7 +224,7 @@ in_exec() { balena exec "$1" sh -c "cat /proc/[0-9]*/cmdline" | tr '\0' ' ' | gr
 	run_balena -any run --rm --hostname other --add-host a:1.2.3.4 "$EVIL" sh -c 'echo x >>/etc/hosts; echo x >>/etc/resolv.conf; cat /etc/hosts'
 	refute_match evil
 	nothing_happened
-	rm -rf "$TREE/etc"
+	rm -rf "${TREE:?}/etc"
 	ln -s "$T/outside" "$TREE/etc"
 	hostile etcdir
 	run_balena -any run --rm -u evil "$EVIL" id
