@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -13,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/balena-os/balena/pkg/build"
+	"github.com/balena-os/balena/pkg/pull"
+	"github.com/balena-os/balena/pkg/store"
 )
 
 // buildFlags are what the command decides itself.
@@ -35,7 +38,9 @@ The ID of the image is printed when the image with its names is on stable storag
 		Example: `  balena build -t app .
   balena build -v apt-cache:/var/cache/apt -v ~/.netrc:/root/.netrc:ro -t app .
   tar c . | balena build -f docker/Dockerfile -t app -
-  SOURCE_DATE_EPOCH=0 balena build --rewrite-timestamp -t app .`,
+  SOURCE_DATE_EPOCH=0 balena build --rewrite-timestamp -t app .
+  balena build --platform linux/amd64,linux/arm64 --push -t registry.example.com/app:2 .
+  balena build --push --delta-from docker://registry.example.com/app:1 -t registry.example.com/app:2 .`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			from := "."
@@ -62,6 +67,9 @@ func (e *env) build(ctx context.Context, from string, o build.Options, b buildFl
 	st, err := e.store()
 	if err != nil {
 		return err
+	}
+	if o.Stdout() && term.IsTerminal(e.stdout.Fd()) {
+		return usageError{errors.New("an archive is nothing for a terminal: name a file with --output, or send stdout somewhere")}
 	}
 	if err := build.Enter(st, e.args); err != nil {
 		return err
@@ -96,9 +104,43 @@ func (e *env) build(ctx context.Context, from string, o build.Options, b buildFl
 		for _, n := range r.Names {
 			fmt.Fprintln(e.stderr, "naming to "+n+" done")
 		}
+		for _, p := range r.Pushed {
+			fmt.Fprintf(e.stderr, "pushing %s done: %s\n", p.Name, p.Digest)
+		}
+		if err := e.printDeltas(e.stderr, r.Deltas, deltaOptions{}); err != nil {
+			return err
+		}
 	}
-	if r.ID != "" {
+	if err := e.archiveOutputs(ctx, st, r, o.Outputs); err != nil {
+		return e.buildError(err, false)
+	}
+	if r.ID != "" && !o.Stdout() {
 		fmt.Fprintln(e.stdout, "sha256:"+r.ID)
+	}
+	return nil
+}
+
+// archiveOutputs writes the image that was built to where --output says.
+func (e *env) archiveOutputs(ctx context.Context, st *store.Store, r build.Result, outputs []build.Output) error {
+	names := r.Names
+	if len(names) == 0 {
+		names = []string{r.ID}
+	}
+	for _, o := range outputs {
+		format := map[string]string{"oci": pull.OCIArchive, "docker": pull.DockerArchive}[o.Type]
+		if format == "" {
+			continue
+		}
+		err := interruptible(ctx, func(ctx context.Context) error {
+			if o.Folder {
+				_, err := pull.Push(ctx, st, names[0], "oci:"+o.Dest, pull.PushOptions{})
+				return err
+			}
+			return e.toFile(o.Dest, func(w io.Writer) error { return pull.Save(ctx, st, w, format, names...) })
+		})
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

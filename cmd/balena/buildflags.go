@@ -27,7 +27,14 @@ func addBuildInputFlags(f *pflag.FlagSet, o *build.Options) {
 	value(f, "build-arg", "", "key=value", "set an ARG of the Dockerfile; without a value, to the environment's", keyValues(&o.Args))
 	list(f, &o.Contexts, "build-context", "", "NAME=FOLDER, URL or docker-image://IMAGE: a further context for FROM and --from")
 	f.StringVar(&o.IgnoreFile, "ignorefile", "", "in place of .containerignore and .dockerignore")
-	f.StringVar(&o.Platform, "platform", "", "OS/ARCH[/VARIANT] to build for (default: this machine's)")
+	value(f, "platform", "", "list", "OS/ARCH[/VARIANT],… to build for (default: this machine's); several become a list", func(s string) error {
+		o.Platforms = append(o.Platforms, strings.Split(s, ",")...)
+		return nil
+	})
+	value(f, "arch", "", "string", "architecture to build for", func(s string) error {
+		o.Platforms = append(o.Platforms, "linux/"+s)
+		return nil
+	})
 	f.StringVar(&o.From, "from", "", "the image of the first FROM")
 	choice(f, &o.Pull, "pull", "fetch base images: missing, always or never (default missing; --pull alone: always)", "missing", "always", "never")
 	f.Lookup("pull").NoOptDefVal = "always"
@@ -41,7 +48,7 @@ func addBuildInputFlags(f *pflag.FlagSet, o *build.Options) {
 	f.Lookup("skip-unused-stages").NoOptDefVal = "true"
 	f.IntVar(&o.Jobs, "jobs", 1, "stages to build at once")
 	f.StringVar(&o.SourcePolicy, "source-policy-file", "", "which images may be used, as BuildKit has it")
-	ignored(f, "rm", "force-rm", "load", "provenance", "sbom", "attest")
+	ignored(f, "rm", "force-rm", "load", "provenance", "sbom", "attest", "builder", "compress")
 }
 
 // ignored takes flags that say what is so already, and hides them.
@@ -68,7 +75,13 @@ func addBuildResultFlags(f *pflag.FlagSet, o *build.Options) {
 	value(f, "timestamp", "", "seconds", "the time of everything in the image, since 1970", func(s string) error { return epoch(&o.Timestamp, s) })
 	value(f, "source-date-epoch", "", "seconds", "the time of the image's configuration, since 1970 (default: $SOURCE_DATE_EPOCH)", func(s string) error { return epoch(&o.Epoch, s) })
 	f.BoolVar(&o.Rewrite, "rewrite-timestamp", false, "make no file of a layer younger than --source-date-epoch")
-	list(f, &o.Outputs, "output", "o", "FOLDER, or type=local|tar,dest=PATH: write the files of the result there")
+	value(f, "output", "o", "list", "FOLDER, or type=local|tar|oci|docker,dest=PATH|-: write the files of the result, or the image, there; type=image,name=NAME,push=true", func(s string) error {
+		out, err := build.ParseOutput(s)
+		o.Outputs = append(o.Outputs, out)
+		return err
+	})
+	f.BoolVar(&o.Push, "push", false, "send the image to the registries of its names")
+	list(f, &o.DeltaFrom, "delta-from", "", "image to make a delta from, to what is built; with --push it is published")
 	f.StringVar(&o.IIDFile, "iidfile", "", "write the image's ID to this file")
 	f.StringVar(&o.Metadata, "metadata-file", "", "write a JSON object about the image to this file")
 }
@@ -99,6 +112,11 @@ func addBuildRunFlags(f *pflag.FlagSet, o *build.Options) {
 	list(f, &o.CapDrop, "cap-drop", "", "capability that RUN does not have")
 	list(f, &o.Security, "security-opt", "", "label=…, seccomp=FILE|unconfined, apparmor=…, mask=…, unmask=…, no-new-privileges")
 	list(f, &o.GroupAdd, "group-add", "", "further group for RUN")
+	f.StringVar(&o.Userns.How, "userns", "", "user namespace of RUN: host, private or a path (default: the engine's)")
+	list(f, &o.Userns.UIDMap, "userns-uid-map", "", "CONTAINER:HOST:SIZE")
+	list(f, &o.Userns.GIDMap, "userns-gid-map", "", "CONTAINER:HOST:SIZE (default: as the users')")
+	f.StringVar(&o.Userns.UIDUser, "userns-uid-map-user", "", "user whose subordinate IDs to map")
+	f.StringVar(&o.Userns.GIDGroup, "userns-gid-map-group", "", "group whose subordinate IDs to map")
 	f.BoolVar(&o.NoHosts, "no-hosts", false, "use the image's /etc/hosts")
 	f.BoolVar(&o.NoHostname, "no-hostname", false, "use the image's /etc/hostname")
 	f.Var(optionalBool{&o.HTTPProxy}, "http-proxy", "hand on http_proxy and the like (default true)")

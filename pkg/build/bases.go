@@ -2,7 +2,6 @@ package build
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,10 +10,6 @@ import (
 
 	"github.com/openshift/imagebuilder"
 	"github.com/openshift/imagebuilder/dockerfile/parser"
-	"go.podman.io/buildah/define"
-	"go.podman.io/image/v5/docker/reference"
-
-	"github.com/balena-os/balena/pkg/pull"
 )
 
 // base is an image that a Dockerfile names.
@@ -142,50 +137,4 @@ func sources(n *parser.Node) []string {
 		}
 	}
 	return names
-}
-
-// pullBases makes every image that the Dockerfile names one of the store's
-// before buildah looks for it: what it fetched itself would go through
-// temporary files, without deltas and without durability.
-func (b *builder) pullBases(ctx context.Context, images []base) error {
-	for _, img := range images {
-		if err := b.pullBase(ctx, img); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (b *builder) pullBase(ctx context.Context, img base) error {
-	name, platform := img.name, img.platform
-	if platform == "" {
-		platform = b.o.Platform
-	}
-	_, found, err := pull.Find(b.layers, name)
-	switch {
-	case err == nil && (b.o.Pull != "always" || found == ""):
-		b.alias(name, found)
-		return nil
-	case err != nil && !errors.Is(err, pull.ErrNoImage):
-		return err
-	case b.o.Pull == "never":
-		return fmt.Errorf("image %s is not here, and may not be pulled: %w", name, err)
-	}
-	_, err = pull.Pull(ctx, b.st, name, pull.Options{RegistryOptions: b.o.RegistryOptions, Platform: platform, Progress: b.o.Progress})
-	return err
-}
-
-// alias tells buildah about an image that it would not find by the name in the
-// Dockerfile: one under localhost/, where podman puts what it builds.
-func (b *builder) alias(name, found string) {
-	named, err := reference.ParseNormalizedNamed(name)
-	if err != nil || found == "" {
-		return
-	}
-	if have, err := reference.ParseNormalizedNamed(found); err != nil || reference.Domain(have) == reference.Domain(named) {
-		return
-	}
-	if b.buildah.AdditionalBuildContexts[name] == nil {
-		b.buildah.AdditionalBuildContexts[name] = &define.AdditionalBuildContext{IsImage: true, Value: found}
-	}
 }

@@ -28,7 +28,8 @@ type builder struct {
 	room   *room
 	tmp    string // of this build alone
 
-	buildah define.BuildOptions
+	platform string // that is built for at the moment; "" is this machine's
+	buildah  define.BuildOptions
 }
 
 // Build builds an image from a context: a folder, "-" for a tar archive or a
@@ -74,34 +75,46 @@ func (b *builder) build(ctx context.Context, from string) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if err := b.translate(ctx, c); err != nil {
-		return Result{}, err
-	}
 	file, err := os.ReadFile(c.files[0])
 	if err != nil {
 		return Result{}, fmt.Errorf("reading the Dockerfile: %w", err)
 	}
-	images, err := b.bases(file)
+	ids, err := b.buildAll(ctx, c, file)
 	if err != nil {
 		return Result{}, err
 	}
+	return b.finish(ctx, ids)
+}
+
+// buildOne builds for one platform.
+func (b *builder) buildOne(ctx context.Context, c *buildContext, file []byte) (string, error) {
+	if err := b.translate(ctx, c); err != nil {
+		return "", err
+	}
+	images, err := b.bases(file)
+	if err != nil {
+		return "", err
+	}
+	if err := b.checkForeign(c, file); err != nil {
+		return "", err
+	}
 	if err := b.pullBases(ctx, images); err != nil {
-		return Result{}, err
+		return "", err
 	}
 	done, err := b.network(ctx, slices.ContainsFunc(c.nodes, func(n *parser.Node) bool {
 		return strings.EqualFold(n.Value, "run") || strings.EqualFold(n.Value, "onbuild")
 	}) || len(images) > 0)
 	if err != nil {
-		return Result{}, err
+		return "", err
 	}
 	defer done()
 	out := newConsole(b.o.Out, b.o.Plain, c.nodes)
 	b.buildah.Out, b.buildah.Err, b.buildah.ReportWriter = out, out, io.Discard
 	id, err := b.run(ctx, c.files)
 	if failed, tail := out.end(err); err != nil {
-		return Result{}, stepError(err, c.files[0], failed, tail)
+		return "", stepError(err, c.files[0], failed, tail)
 	}
-	return b.finish(ctx, id)
+	return id, nil
 }
 
 // run has buildah build through a store that is durable and whose cache knows
@@ -114,35 +127,6 @@ func (b *builder) run(ctx context.Context, files []string) (string, error) {
 	st := &cacheStore{Store: &stepNames{Store: d, ids: map[string]string{}}, key: volumeKey(b.buildah.CommonBuildOpts.Volumes)}
 	id, _, err := imagebuildah.BuildDockerfiles(ctx, st, b.buildah, files...)
 	return id, err
-}
-
-// finish names the image and makes all that was built durable.
-func (b *builder) finish(ctx context.Context, id string) (Result, error) {
-	r := Result{ID: id}
-	if id == "" {
-		return r, nil
-	}
-	if err := durable.Sync(b.layers.GraphRoot()); err != nil {
-		return r, err
-	}
-	if len(b.o.Tags) > 0 {
-		if err := pull.Tag(ctx, b.st, id, b.o.Tags...); err != nil {
-			return r, err
-		}
-		for _, t := range b.o.Tags {
-			named, err := pull.ParseName(t)
-			if err != nil {
-				return r, err
-			}
-			r.Names = append(r.Names, named.String())
-		}
-	}
-	if b.o.IIDFile != "" {
-		if err := os.WriteFile(b.o.IIDFile, []byte("sha256:"+id), 0o644); err != nil {
-			return r, fmt.Errorf("writing the image's ID: %w", err)
-		}
-	}
-	return r, nil
 }
 
 // buildContext is what is built from.

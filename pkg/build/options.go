@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/balena-os/balena/pkg/pull"
@@ -29,7 +30,7 @@ type Options struct {
 	Args          map[string]string // --build-arg
 	Contexts      []string          // --build-context NAME=VALUE
 	IgnoreFile    string            // "" is .containerignore or .dockerignore
-	Platform      string            // OS/ARCH[/VARIANT]; "" is this machine's
+	Platforms     []string          // OS/ARCH[/VARIANT]; none is this machine's, several become a list
 	From          string            // in place of the first FROM's image
 	Pull          string            // "missing" ("" too), "always" or "never"
 	SkipUnused    *bool             // stages that the target does not need; nil is true
@@ -56,7 +57,9 @@ type Options struct {
 	Timestamp   *time.Time // of everything in the image
 	Epoch       *time.Time // SOURCE_DATE_EPOCH: of the configuration; of files with Rewrite
 	Rewrite     bool       // no file of a layer is younger than Epoch
-	Outputs     []string   // type=local|tar|oci…,dest=PATH
+	Outputs     []Output   // where the result goes, besides the store
+	Push        bool       // send it to the registries of its names
+	DeltaFrom   []string   // images to make deltas from; with Push they are published
 	IIDFile     string     // receives the image's ID
 	Metadata    string     // receives a JSON object about the image
 
@@ -75,6 +78,7 @@ type Options struct {
 	CapDrop    []string      //
 	Security   []string      // label=…, seccomp=…, apparmor=…, mask=…, unmask=…, no-new-privileges
 	GroupAdd   []string      //
+	Userns     Userns        //
 	NoHosts    bool          // leave /etc/hosts alone
 	NoHostname bool          // leave /etc/hostname alone
 	HTTPProxy  *bool         // hand the proxy variables on; nil is true
@@ -94,7 +98,7 @@ type Options struct {
 	// How it is told.
 	In       io.Reader        // for the context or Dockerfile "-"
 	Out      io.Writer        // progress and what the commands print; nil: nowhere
-	Progress func(pull.Event) // of the base images' pulls; nil: nothing is told
+	Progress func(pull.Event) // of pulls and pushes; nil: nothing is told
 	Plain    bool             // one line for each thing that happens, with times
 }
 
@@ -124,6 +128,14 @@ func (o *Options) Check() error {
 	if o.Timestamp != nil && o.Epoch != nil {
 		return fmt.Errorf("%w: a timestamp and SOURCE_DATE_EPOCH exclude each other", ErrOptions)
 	}
+	if o.Push && len(o.Tags) == 0 && !slices.ContainsFunc(o.Outputs, func(out Output) bool { return len(out.Names) > 0 }) {
+		return fmt.Errorf("%w: an image without a name cannot be pushed", ErrOptions)
+	}
+	for _, out := range o.Outputs {
+		if len(o.Platforms) > 1 && (out.Type == "docker" || out.Type == "tar") {
+			return fmt.Errorf("%w: an output of type %s holds one platform: take type=oci or type=local", ErrOptions, out.Type)
+		}
+	}
 	for _, t := range o.Tags {
 		if _, err := pull.ParseName(t); err != nil {
 			return err
@@ -134,6 +146,8 @@ func (o *Options) Check() error {
 
 // Result is what a build made.
 type Result struct {
-	ID    string   // of the image, 64 hexadecimal digits; "" when only Outputs were made
-	Names []string // that it now has because of this build
+	ID     string           // of the image or list, 64 hexadecimal digits; "" when only Outputs were made
+	Names  []string         // that it now has because of this build
+	Pushed []pull.Pushed    //
+	Deltas []pull.MadeDelta // of Options.DeltaFrom
 }

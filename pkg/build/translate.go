@@ -21,7 +21,7 @@ import (
 // translate makes buildah's options of ours.
 func (b *builder) translate(ctx context.Context, c *buildContext) error {
 	o := &b.o
-	sys, err := o.Context(nil)
+	sys, err := b.registryContext()
 	if err != nil {
 		return err
 	}
@@ -55,8 +55,8 @@ func (b *builder) translate(ctx context.Context, c *buildContext) error {
 		Timestamp:               o.Timestamp,
 		SourceDateEpoch:         o.Epoch,
 		RewriteTimestamp:        o.Rewrite,
-		BuildOutputs:            o.Outputs,
-		MetadataFile:            o.Metadata,
+		BuildOutputs:            b.outputs(),
+		MetadataFile:            b.metadata(),
 		IIDFile:                 "/dev/null", // the ID is not printed then; finish writes it
 		RemoveIntermediateCtrs:  true,
 		ForceRmIntermediateCtrs: !o.KeepFailed,
@@ -85,7 +85,30 @@ func (b *builder) translate(ctx context.Context, c *buildContext) error {
 	if b.buildah.CommonBuildOpts.Volumes, err = b.volumes(ctx); err != nil {
 		return err
 	}
-	return errors.Join(b.platform(), b.contexts(), b.caches(), b.security())
+	return errors.Join(b.setPlatform(), b.userns(), b.contexts(), b.caches(), b.security())
+}
+
+// registryContext is for the repositories of caches, the only ones that buildah
+// speaks with. All of them are spoken with in the same way, the strictest.
+func (b *builder) registryContext() (*types.SystemContext, error) {
+	var found *types.SystemContext
+	for _, n := range slices.Concat(b.o.CacheFrom, b.o.CacheTo) {
+		named, err := pull.ParseName(n)
+		if err != nil {
+			return nil, fmt.Errorf("cache: %w", err)
+		}
+		sys, err := b.o.Context(named)
+		if err != nil {
+			return nil, err
+		}
+		if found == nil || found.DockerInsecureSkipTLSVerify == types.OptionalBoolTrue {
+			found = sys
+		}
+	}
+	if found != nil {
+		return found, nil
+	}
+	return b.o.Context(nil)
 }
 
 // common has the options that buildah keeps apart.
@@ -126,14 +149,14 @@ func optional(b *bool) types.OptionalBool {
 	return types.NewOptionalBool(*b)
 }
 
-// platform splits OS/ARCH[/VARIANT].
-func (b *builder) platform() error {
-	if b.o.Platform == "" {
+// setPlatform splits OS/ARCH[/VARIANT].
+func (b *builder) setPlatform() error {
+	if b.platform == "" {
 		return nil
 	}
-	os, arch, variant, err := parse.Platform(b.o.Platform)
+	os, arch, variant, err := parse.Platform(b.platform)
 	if err != nil {
-		return fmt.Errorf("%w: platform %q: %w", ErrOptions, b.o.Platform, err)
+		return fmt.Errorf("%w: platform %q: %w", ErrOptions, b.platform, err)
 	}
 	b.buildah.Platforms = []struct{ OS, Arch, Variant string }{{os, arch, variant}}
 	return nil

@@ -94,6 +94,9 @@ func (m *maker) openLocal(given, name, platform string) (*deltaImage, error) {
 	if errors.Is(err, ErrNoImage) {
 		return nil, fmt.Errorf("%w here; in a registry it would be docker://%s", err, name)
 	}
+	if err == nil {
+		img, err = ForPlatform(m.layers, img, platform)
+	}
 	if err != nil {
 		return nil, err
 	}

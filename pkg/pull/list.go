@@ -267,6 +267,43 @@ func ForPlatform(layers storage.Store, img *storage.Image, platform string) (*st
 	return l.instance(platform)
 }
 
+// Variant is the image itself if it is for the platform, OS/ARCH[/VARIANT]; of
+// a list, and of an image that was chosen from an index, that for the platform,
+// if it is in the store. "" is what is there. ErrPlatform.
+func Variant(layers storage.Store, img *storage.Image, platform string) (*storage.Image, error) {
+	if platform == "" || isList(img) {
+		return ForPlatform(layers, img, platform)
+	}
+	sys, err := (&puller{o: Options{Platform: platform}}).systemContext(nil)
+	if err != nil {
+		return nil, err
+	}
+	c, err := readConfig(layers, img.ID)
+	if err != nil {
+		return nil, err
+	}
+	own := &plan{image: imgspecv1.Image{Platform: imgspecv1.Platform{OS: c.OS, Architecture: c.Architecture, Variant: c.Variant}}}
+	if err = own.checkPlatform(sys); err == nil {
+		return img, nil
+	}
+	for _, key := range img.BigDataNames {
+		raw, rerr := layers.ImageBigData(img.ID, key)
+		if rerr != nil || !manifest.MIMETypeIsMultiImage(manifest.GuessMIMEType(raw)) {
+			continue
+		}
+		list, rerr := manifest.ListFromBlob(raw, manifest.GuessMIMEType(raw))
+		if rerr != nil {
+			continue
+		}
+		if d, rerr := list.ChooseInstance(sys); rerr == nil {
+			if others, rerr := layers.ImagesByDigest(d); rerr == nil && len(others) > 0 {
+				return others[0], nil
+			}
+		}
+	}
+	return nil, err
+}
+
 // listed are the IDs of images that lists hold.
 func listed(layers storage.Store, images []storage.Image) map[string]bool {
 	held := map[string]bool{}

@@ -33,6 +33,7 @@ type Options struct {
 	RegistryOptions
 	Platform string // OS[/ARCH[/VARIANT]]; "" is this machine's
 	AllTags  bool   // every tag of the repository
+	Unnamed  bool   // the image gets no name: its user keeps the ID
 	Parallel int    // layers at once; 0 chooses by the memory there is
 	NoDelta  bool   // fetch whole layers, without asking for deltas
 	// DeltaIndex looks for tar-diffs of layers, under the repository's tag
@@ -556,7 +557,7 @@ func (p *puller) writeImage(pl *plan, top, config []byte, signatures [][]byte, n
 	if err := durable.Sync(p.layers.GraphRoot()); err != nil {
 		return Image{}, err
 	}
-	if name == nil {
+	if name == nil || p.o.Unnamed {
 		return img, nil
 	}
 	img.Name = name.String()

@@ -31,7 +31,28 @@ func LoadSpec(path string) (*specs.Spec, error) {
 	if spec == nil {
 		return nil, errors.New("config cannot be null")
 	}
+	bindSysfs(spec)
 	return spec, checkProcess(spec.Process)
+}
+
+// bindSysfs shows the host's /sys, read-only, to a container with a user
+// namespace of its own in a network namespace that is there already: that
+// belongs to another user namespace, and the kernel mounts its sysfs for nobody
+// else.
+func bindSysfs(spec *specs.Spec) {
+	if spec.Linux == nil {
+		return
+	}
+	var own, joined bool
+	for _, ns := range spec.Linux.Namespaces {
+		own = own || ns.Type == specs.UserNamespace && ns.Path == ""
+		joined = joined || ns.Type == specs.NetworkNamespace && ns.Path != ""
+	}
+	for i, m := range spec.Mounts {
+		if own && joined && m.Type == "sysfs" {
+			spec.Mounts[i] = specs.Mount{Destination: m.Destination, Type: "bind", Source: "/sys", Options: []string{"rbind", "nosuid", "noexec", "nodev", "ro"}}
+		}
+	}
 }
 
 // LoadProcess reads and checks a process.json, the argument of exec.
