@@ -3,22 +3,23 @@
 
 load helpers
 
-setup_file() {
-	is_rootless && return
-	file_setup
-}
-teardown_file() {
-	is_rootless && return
-	file_teardown
-}
+setup_file() { file_setup; }
+teardown_file() { file_teardown; }
 
+# As root each test has a filesystem of its own; a user cannot mount one, and
+# has a folder on one that test/run mounted.
 setup() {
-	rootless_skip "needs a mount"
-	mkdir -p "$T/disk"
-	truncate -s 64M "$T/disk.img"
-	mkfs.ext4 -q -F -m 0 "$T/disk.img"
-	mount -o loop "$T/disk.img" "$T/disk"
-	ROOT=$T/disk/root
+	if is_rootless; then
+		DISK=${BALENA_TEST_DISK:-}
+		[ -n "$DISK" ] || skip "rootless: needs a small filesystem in BALENA_TEST_DISK"
+	else
+		DISK=$T/disk
+		mkdir -p "$DISK"
+		truncate -s 64M "$T/disk.img"
+		mkfs.ext4 -q -F -m 0 "$T/disk.img"
+		mount -o loop "$T/disk.img" "$DISK"
+	fi
+	ROOT=$DISK/root$BATS_TEST_NUMBER
 	RUNROOT=$RUNROOT/full$BATS_TEST_NUMBER
 	balena pull -q "$BUSYBOX" "$REGISTRY/busybox:shared1"
 	balena run --name c --network none "$BUSYBOX" sh -c 'head -c 2000000 /dev/zero >/file'
@@ -26,31 +27,35 @@ setup() {
 }
 
 teardown() {
-	is_rootless && return
+	[ -n "$DISK" ] || return 0
 	faultproxy_stop
-	rm -rf "$T"/disk/fill*
+	rm -rf "$DISK"/fill*
 	remove_containers
+	if is_rootless; then
+		balena rmi -af >/dev/null
+		return
+	fi
 	umount "$T/failing/root/overlay" "$T/failing" "$T/thin" 2>/dev/null || true
-	umount "$T/disk"
+	umount "$DISK"
 	rm -f "$T/disk.img"
 }
 
 # fill: until not a byte, and not a folder, fits any more
 fill() {
 	local i
-	cat /dev/zero >"$T/disk/fill.$RANDOM" 2>/dev/null || true
+	cat /dev/zero >"$DISK/fill.$RANDOM" 2>/dev/null || true
 	for i in $(seq 300); do
-		mkdir "$T/disk/fill.$RANDOM.$i" 2>/dev/null || break
+		mkdir "$DISK/fill.$RANDOM.$i" 2>/dev/null || break
 	done
 	for i in $(seq 300); do
-		echo x 2>/dev/null >"$T/disk/fill.$RANDOM.$i" || break
+		echo x 2>/dev/null >"$DISK/fill.$RANDOM.$i" || break
 	done
-	assert_equal "$(stat -f -c %a "$T/disk")" 0
+	assert_equal "$(stat -f -c %a "$DISK")" 0
 }
 
-refill() { rm -rf "$T"/disk/fill*; fill; }
+refill() { rm -rf "$DISK"/fill*; fill; }
 
-full() { [ "$(stat -f -c %a "$T/disk")" -lt 100 ]; }
+full() { [ "$(stat -f -c %a "$DISK")" -lt 100 ]; }
 
 staging() { [ -n "$(ls -A "$ROOT/overlay/staging" 2>/dev/null)" ]; }
 
@@ -85,7 +90,7 @@ whole() {
 	run_balena -1 image exists "$PROXY/busybox:big"
 	whole
 	faultproxy_stop
-	rm -rf "$T"/disk/fill*
+	rm -rf "$DISK"/fill*
 	run_balena pull -q "$REGISTRY/busybox:big"
 	whole
 }
@@ -106,7 +111,7 @@ whole() {
 	assert_stderr 'not enough free space'
 	run_balena -1 container exists "x$i"
 	whole
-	rm -rf "$T"/disk/fill*
+	rm -rf "$DISK"/fill*
 	run_balena create --name "x$i" --network none "$BUSYBOX" true
 	run_balena load -i "$T/image.tar"
 }
@@ -135,11 +140,12 @@ whole() {
 	refill
 	run_balena stop -t 1 filler
 	run_balena rm filler
-	[ "$(stat -f -c %a "$T/disk")" -gt 0 ]
+	[ "$(stat -f -c %a "$DISK")" -gt 0 ]
 	whole
 }
 
 @test "a disk that fails: a word and no trace of the program, and after it all is as before" {
+	rootless_skip "needs a mount"
 	mkdir "$T/thin" "$T/failing"
 	mount -t tmpfs -o size=24m tmpfs "$T/thin"
 	truncate -s 300M "$T/thin/img"
