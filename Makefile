@@ -33,7 +33,7 @@ export GOFLAGS := -buildvcs=false -tags=$(TAGS)
 export CGO_ENABLED := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-bench deps-vm build install install-files uninstall check docs docs-check test size size-check size-budget unit fuzz bats demo bench bench-startup bench-fleet crash crash-vm cross clean
+.PHONY: help deps deps-bench deps-vm build install install-files uninstall check docs docs-check docs-test test size size-check size-budget unit fuzz bats demo bench bench-startup bench-fleet crash crash-vm cross clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -80,13 +80,17 @@ check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated d
 	$(GO) mod tidy -diff
 	@for d in third_party/*/; do (cd $$d && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
 	scripts/deadcode-check
-	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/cross scripts/deadcode-check scripts/docs-check scripts/fuzz scripts/gcflags scripts/musl-cc scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/fleet test/crashvm/guest test/crashvm/init
+	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/cross scripts/deadcode-check scripts/docs-check scripts/fuzz scripts/gcflags scripts/links-check scripts/musl-cc test/docs/run scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/fleet test/crashvm/guest test/crashvm/init
 
 docs: ## generate the man pages and completions in docs/
 	TAGS=$(TAGS) scripts/docs
 
 docs-check: ## the man pages and completions in docs/ are those of the command tree
 	TAGS=$(TAGS) scripts/docs-check
+	scripts/links-check
+
+docs-test: build ## run the commands of getting-started.md and configuration.md (as root); FILES= others
+	test/docs/run $(FILES)
 
 size: build ## what grew since the table in test/size/budget was recorded; BASE=another binary
 	$(GO) run ./test/cmd/binsize -base $(or $(BASE),test/size/budget) bin/balena
@@ -98,7 +102,7 @@ size-budget: build ## record the binary's table in test/size/budget; LIMIT=bytes
 	@limit=$(or $(LIMIT),$$(awk '$$2 == "limit" {print $$1}' test/size/budget)); \
 	$(GO) run ./test/cmd/binsize -record $$limit bin/balena >test/size/budget.new && mv test/size/budget.new test/size/budget
 
-test: build size-check ## everything a contributor must pass: unit, bats as root, bats rootless, power cuts (as root)
+test: build size-check docs-test ## everything a contributor must pass: unit, bats as root, bats rootless, power cuts (as root)
 	test/run unit root rootless crash
 
 unit: ## only the Go tests, with the race detector
