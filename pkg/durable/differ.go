@@ -24,7 +24,8 @@ type differ struct {
 	want   digest.Digest // the layer's diffID; "" if it is not known
 	got    digest.Digest
 	tsData *os.File // receives the tar-split data
-	exact  bool     // whether that data makes the same tar again
+	sync   func(fd int) error
+	exact  bool // whether that data makes the same tar again
 }
 
 var _ graphdriver.Differ = (*differ)(nil)
@@ -58,7 +59,7 @@ func (d *differ) ApplyDiff(dest string, o *archive.TarOptions, do *graphdriver.D
 	var unpackErr error
 	go func() {
 		defer close(unpackDone)
-		if unpackErr = unpackAndFlush(toUnpack, dest, o, seen); unpackErr != nil {
+		if unpackErr = unpackAndFlush(toUnpack, dest, o, seen, d.sync); unpackErr != nil {
 			set.abort()
 		}
 	}()
@@ -133,8 +134,8 @@ func fill(r io.Reader, b []byte) (n int, err error) {
 // unpackAndFlush is the last stage. Files are written back just before the
 // stream is read on, when the unpacker has closed them, and before the header
 // that could put something else in their place is seen.
-func unpackAndFlush(in *link, dest string, o *archive.TarOptions, seen *files) error {
-	f := newFlusher(seen)
+func unpackAndFlush(in *link, dest string, o *archive.TarOptions, seen *files, sync func(fd int) error) error {
+	f := newFlusher(seen, sync)
 	r := &linkReader{in: in, before: f.advance, done: func(b []byte) error { in.set.put(b); return nil }}
 	err := inRoot(dest, func() error {
 		err := archive.Unpack(r, "/", o)

@@ -398,7 +398,7 @@ func FuzzSplit(f *testing.F) {
 		set := newChunks()
 		a, b := newLink(set, 2), newLink(set, 4)
 		go func() {
-			d := &differ{ctx: t.Context(), tar: bytes.NewReader(in), want: digest.FromString("")}
+			d := &differ{ctx: t.Context(), tar: bytes.NewReader(in), want: digest.FromString(""), sync: func(int) error { return nil }}
 			a.close(d.read(set, a, d.want.Algorithm().Hash()))
 		}()
 		var out bytes.Buffer

@@ -11,6 +11,11 @@ const (
 	// flushWindow is how many bytes of one layer may be on their way to the
 	// disk before the extraction waits for them.
 	flushWindow = 8 << 20
+	// flushTogether is how many bytes of small files are written back at once,
+	// and flushSmall up to where a file is small. What one call writes back the
+	// block layer merges: one request for dozens of neighbouring files.
+	flushTogether = 8 << 20
+	flushSmall    = 1 << 20
 	// flushStep is how much of one large file is written back at a time.
 	flushStep = 4 << 20
 	// flushBatch is how many files, and flushBytes how much of them, are handed
@@ -19,28 +24,45 @@ const (
 	flushBytes = 2 << 20
 	// flushQueue is how many batches may wait; it bounds the open files.
 	flushQueue = 2
+	// flushFiles is how many small files are written back at once at the most.
+	flushFiles = 4096
 )
 
 // flusher follows the unpacker: it starts write-back of what was just
-// extracted, and once that is clean drops it from the page cache. It opens
-// files by name in the chroot of the extracting thread, so that no symbolic
-// link leads it out, and waits for the disk in a goroutine of its own.
+// extracted, and once that is clean drops it from the page cache. Of large files
+// it writes back each part as it comes, of small ones several megabytes
+// together, by syncing the filesystem. It opens files by name in the chroot of
+// the extracting thread, so that no symbolic link leads it out, and waits for
+// the disk in a goroutine of its own.
 type flusher struct {
 	seen    *files
-	wait    chan []extent
+	sync    func(fd int) error // of the filesystem
+	root    int                // any descriptor on it
+	wait    chan batch
 	batch   []extent
-	weight  int64 // bytes of the batch
+	weight  int64    // bytes of the batch
+	small   []string // written, and not handed to the waiter
+	smalls  int64    // bytes of them
 	done    chan error
 	buf     []file
 	stopped bool
 
 	mu      sync.Mutex
 	room    sync.Cond
-	pending int64 // bytes whose write-back was started and not waited for
+	pending int64    // bytes that were handed to the waiter, and are not clean
+	clean   []string // small files that are, and still in the page cache
 
 	open   string // the file whose content is arriving
 	openFD int
 	openAt int64 // up to here write-back was started
+}
+
+// batch is what the waiter waits for: parts of files, or a sync and so all of
+// the small files.
+type batch struct {
+	extents []extent
+	small   []string
+	bytes   int64
 }
 
 type extent struct {
@@ -49,10 +71,12 @@ type extent struct {
 	close    bool // the last of its file: up to the end, whatever len says
 }
 
-func newFlusher(seen *files) *flusher {
+func newFlusher(seen *files, sync func(fd int) error) *flusher {
 	f := &flusher{
 		seen:   seen,
-		wait:   make(chan []extent, flushQueue),
+		sync:   sync,
+		root:   -1,
+		wait:   make(chan batch, flushQueue),
 		done:   make(chan error, 1),
 		openFD: -1,
 	}
@@ -66,9 +90,8 @@ func newFlusher(seen *files) *flusher {
 func (f *flusher) waiter() {
 	var first error
 	const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
-	for batch := range f.wait {
-		var bytes int64
-		for _, e := range batch {
+	for b := range f.wait {
+		for _, e := range b.extents {
 			n := e.len
 			if e.close {
 				n = 0 // to the end
@@ -81,10 +104,15 @@ func (f *flusher) waiter() {
 			if e.close {
 				unix.Close(e.fd)
 			}
-			bytes += e.len
+		}
+		if len(b.small) > 0 {
+			if err := f.sync(f.root); err != nil && first == nil {
+				first = err
+			}
 		}
 		f.mu.Lock()
-		f.pending -= bytes
+		f.clean = append(f.clean, b.small...)
+		f.pending -= b.bytes
 		f.room.Signal()
 		f.mu.Unlock()
 	}
@@ -98,6 +126,7 @@ func unsupportedSync(err error) bool {
 // advance is called by the extracting thread before it reads on: everything
 // that was delivered so far has been extracted.
 func (f *flusher) advance(delivered int64) {
+	f.drop()
 	if f.seen.count.Load() == 0 {
 		return
 	}
@@ -143,8 +172,41 @@ func (f *flusher) finish(d file) {
 		f.open, f.openFD = "", -1
 		return
 	}
+	if d.end-d.start < flushSmall {
+		f.small = append(f.small, d.name)
+		if f.smalls += d.end - d.start; f.smalls >= flushTogether || len(f.small) >= flushFiles {
+			f.handSmall()
+		}
+		return
+	}
 	if fd := openInRoot(d.name); fd >= 0 {
 		f.start(extent{fd: fd, len: d.end - d.start, close: true})
+	}
+}
+
+// handSmall gives the small files to the waiter.
+func (f *flusher) handSmall() {
+	if len(f.small) == 0 {
+		return
+	}
+	if f.root < 0 {
+		f.root = openInRoot("/")
+	}
+	f.send(batch{small: f.small, bytes: f.smalls})
+	f.small, f.smalls = nil, 0
+}
+
+// drop takes small files that are clean out of the page cache.
+func (f *flusher) drop() {
+	f.mu.Lock()
+	names := f.clean
+	f.clean = nil
+	f.mu.Unlock()
+	for _, name := range names {
+		if fd := openInRoot(name); fd >= 0 {
+			_ = unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)
+			unix.Close(fd)
+		}
 	}
 }
 
@@ -162,14 +224,18 @@ func (f *flusher) hand() {
 	if len(f.batch) == 0 {
 		return
 	}
+	f.send(batch{extents: f.batch, bytes: f.weight})
+	f.batch, f.weight = make([]extent, 0, flushBatch), 0
+}
+
+func (f *flusher) send(b batch) {
 	f.mu.Lock()
-	for f.pending > flushWindow {
+	for f.pending > 0 && f.pending+b.bytes > flushWindow {
 		f.room.Wait()
 	}
-	f.pending += f.weight
+	f.pending += b.bytes
 	f.mu.Unlock()
-	f.wait <- f.batch
-	f.batch, f.weight = make([]extent, 0, flushBatch), 0
+	f.wait <- b
 }
 
 func (f *flusher) closeOpen() {
@@ -188,8 +254,14 @@ func (f *flusher) stop() error {
 	f.stopped = true
 	f.closeOpen()
 	f.hand()
+	f.handSmall()
 	close(f.wait)
-	return <-f.done
+	err := <-f.done
+	f.drop()
+	if f.root >= 0 {
+		unix.Close(f.root)
+	}
+	return err
 }
 
 // openInRoot opens an extracted file, or gives -1: it may have been replaced,

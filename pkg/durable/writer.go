@@ -20,6 +20,7 @@ type Writer struct {
 	st        storage.Store
 	driverDir string // where the driver keeps the layers' files
 	health    health
+	syncs     *together
 	layerDir  string // where containers/storage keeps layers.json and tar-split files
 	lockDir   string
 	staging   string // "" if the driver cannot stage
@@ -33,6 +34,7 @@ func NewWriter(st storage.Store) (*Writer, error) {
 	}
 	w := &Writer{
 		st:        st,
+		syncs:     newTogether(unix.Syncfs),
 		driverDir: filepath.Join(st.GraphRoot(), st.GraphDriverName()),
 		layerDir:  filepath.Join(st.GraphRoot(), st.GraphDriverName()+"-layers"),
 		lockDir:   filepath.Join(st.RunRoot(), "pull"),
@@ -104,7 +106,7 @@ func (w *Writer) Stage(ctx context.Context, tar io.Reader, diffID digest.Digest)
 		return nil, err
 	}
 	s := &Staged{tsData: ts, tsName: name}
-	d := &differ{ctx: ctx, tar: tar, want: diffID, tsData: ts}
+	d := &differ{ctx: ctx, tar: tar, want: diffID, tsData: ts, sync: w.syncs.do}
 	s.out, err = w.st.PrepareStagedLayer(nil, d)
 	s.exact, s.diffID = d.exact, d.got
 	if err != nil {
