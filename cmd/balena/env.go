@@ -4,7 +4,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
+	"github.com/docker/go-units"
+
+	"github.com/balena-os/balena/pkg/pull"
 	"github.com/balena-os/balena/pkg/store"
 	"github.com/balena-os/balena/pkg/userns"
 )
@@ -22,6 +26,7 @@ type env struct {
 		cgroupManager string
 		runtime       string
 		runtimeFlags  []string
+		memoryBudget  int64 // bytes; 0 is what there is
 	}
 
 	st *store.Store
@@ -62,6 +67,26 @@ func (e *env) storeOptions() (store.Options, error) {
 	}
 	o.Warn = e.warn
 	return o, nil
+}
+
+// limitMemory heeds --memory-budget or its variable, for the whole process and
+// for those that it starts.
+func (e *env) limitMemory() error {
+	n := e.flags.memoryBudget
+	if v := os.Getenv(pull.BudgetVariable); n == 0 && v != "" {
+		var err error
+		if n, err = units.RAMInBytes(v); err != nil || n <= 0 {
+			return usageError{fmt.Errorf("%s: invalid size: '%s'", pull.BudgetVariable, v)}
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	if err := os.Setenv(pull.BudgetVariable, strconv.FormatInt(n, 10)); err != nil {
+		return err
+	}
+	pull.LimitMemory()
+	return nil
 }
 
 // enterUserns puts an unprivileged user's command into the user's namespace.

@@ -25,6 +25,9 @@ func newRootCmd(e *env) *cobra.Command {
 				return usageError{fmt.Errorf("--log-level: %w", err)}
 			}
 			logrus.SetLevel(level)
+			if err := e.limitMemory(); err != nil {
+				return err
+			}
 			if needsUserns(cmd) {
 				return e.enterUserns()
 			}
@@ -47,6 +50,7 @@ func newRootCmd(e *env) *cobra.Command {
 	f.StringVar(&e.flags.cgroupManager, "cgroup-manager", "cgroupfs", "cgroupfs or systemd")
 	f.StringVar(&e.flags.runtime, "runtime", "", "another OCI runtime's path (default: the one inside)")
 	f.StringArrayVar(&e.flags.runtimeFlags, "runtime-flag", nil, "global flag for the OCI runtime, without the leading --")
+	size(f, &e.flags.memoryBudget, "memory-budget", "", "memory that a command gets by with, such as 64m (default: what the machine or the cgroup has)", false)
 	f.Bool("help", false, "show what a command does and takes") // without -h, which is run's --hostname
 	cmd.Flags().BoolP("version", "v", false, "print the version")
 	cmd.PersistentFlags().SortFlags = false
@@ -82,6 +86,7 @@ func newRootCmd(e *env) *cobra.Command {
 		newImageCmd(e),
 		newImagesCmd(e, "images"),
 		newImportCmd(e),
+		newInfoCmd(e),
 		newLoadCmd(e),
 		newLoginCmd(e),
 		newLogoutCmd(e),

@@ -18,6 +18,7 @@ func newSystemCmd(e *env) *cobra.Command {
 	return group("system", "Look after the storage",
 		newSystemCheckCmd(e),
 		newSystemDfCmd(e),
+		newInfoCmd(e),
 		newSystemPruneCmd(e),
 	)
 }

@@ -7,26 +7,59 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 )
 
+// BudgetVariable is the environment variable that says, in bytes, how much
+// memory to get by with, as a cgroup of that size would.
+const BudgetVariable = "BALENA_MEMORY_BUDGET"
+
+// LimitMemory holds the process to its budget; pulls and loads do it themselves.
+func LimitMemory() { limitMemory() }
+
 // limitMemory has the garbage collector know how much memory there is: without
 // it, a heap may grow to twice of what is used before it is collected, which a
-// small cgroup does not survive. Half is for the heap, the rest for the page
-// cache, the kernel's own and other processes. GOMEMLIMIT decides if it is set.
+// small cgroup does not survive. GOMEMLIMIT decides if it is set.
 var limitMemory = sync.OnceFunc(func() {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	if n := memoryLimit(os.ReadFile); n < math.MaxInt64 {
-		debug.SetMemoryLimit(max(n/2, 24<<20))
+	if n := memoryBudget(); n < math.MaxInt64 {
+		debug.SetMemoryLimit(heapLimit(n))
 	}
 })
 
-// availableMemory is what the machine or our memory cgroup has left, in bytes.
+// heapLimit is the heap's part of a budget: half. The rest is for the page
+// cache, the kernel's own and other processes.
+func heapLimit(budget int64) int64 { return max(budget/2, 24<<20) }
+
+// memoryBudget is how much memory the engine's own work may take.
+func memoryBudget() int64 {
+	n := memoryLimit(os.ReadFile)
+	if b, err := strconv.ParseInt(os.Getenv(BudgetVariable), 10, 64); err == nil && b > 0 {
+		n = min(n, b)
+	}
+	return n
+}
+
+// availableMemory is what the machine, our memory cgroup or the budget has
+// left, in bytes.
 func availableMemory() int64 {
-	return min(meminfo(os.ReadFile, "MemAvailable"), memoryLimit(os.ReadFile))
+	return min(meminfo(os.ReadFile, "MemAvailable"), memoryBudget())
+}
+
+// Memory is the machine's and ours, in bytes.
+type Memory struct {
+	Total     int64 // the machine's
+	Available int64 // the machine's, for anyone; not more than our cgroup's limit or the budget
+	Budget    int64 // what a pull counts on: the least of the machine's, our cgroup's and what was asked for
+}
+
+// LookAtMemory tells how much there is now.
+func LookAtMemory() Memory {
+	return Memory{Total: meminfo(os.ReadFile, "MemTotal"), Available: availableMemory(), Budget: memoryBudget()}
 }
 
 // memoryLimit is the least of the machine's memory and the limits of our

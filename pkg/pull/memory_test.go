@@ -35,3 +35,30 @@ func TestMemoryLimit(t *testing.T) {
 		})
 	}
 }
+
+// The budget is a limit like any other, and has fewer layers worked on at once.
+func TestMemoryBudget(t *testing.T) {
+	machine := memoryBudget()
+	for _, tc := range []struct {
+		budget   string
+		want     int64
+		parallel int
+	}{
+		{"", machine, 3},
+		{"4611686018427387904", machine, 3},
+		{"115343360", 110 << 20, 2},
+		{"33554432", 32 << 20, 1},
+		{"nonsense", machine, 3},
+	} {
+		t.Setenv(BudgetVariable, tc.budget)
+		if got := memoryBudget(); got != tc.want {
+			t.Errorf("with %q: %d, want %d", tc.budget, got, tc.want)
+		}
+		if got := layersAtOnce(); got > tc.parallel {
+			t.Errorf("with %q: %d layers at once, want at most %d", tc.budget, got, tc.parallel)
+		}
+	}
+	if got := heapLimit(40 << 20); got != 24<<20 {
+		t.Errorf("heap of a budget of 40 MB: %d", got)
+	}
+}

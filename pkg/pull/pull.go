@@ -612,5 +612,7 @@ func (p *puller) parallel() int {
 	if p.o.Parallel > 0 {
 		return p.o.Parallel
 	}
-	return int(max(1, min(3, availableMemory()/memoryPerLayer)))
+	return layersAtOnce()
 }
+
+func layersAtOnce() int { return int(max(1, min(3, availableMemory()/memoryPerLayer))) }
