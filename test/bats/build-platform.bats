@@ -39,7 +39,7 @@ platforms() { jq -r '[.manifests[].platform | "\(.os)/\(.architecture)"] | join(
 }
 
 @test "a RUN that this machine cannot execute is told of before anything is done" {
-	[ -z "$(ls /proc/sys/fs/binfmt_misc 2>/dev/null | grep "$OTHER")" ] || skip "there is an emulator"
+	[ ! -e "/proc/sys/fs/binfmt_misc/qemu-$OTHER" ] || skip "there is an emulator"
 	dockerfile <<<"FROM scratch AS a"$'\n'"COPY Dockerfile /"$'\n'"FROM a"$'\n'"RUN true"
 	run_balena -1 build -q --platform linux/$OTHER "$C"
 	assert_stderr "Dockerfile:4: RUN true: this machine cannot execute it: it is for linux/$OTHER, and no emulator"
@@ -60,7 +60,7 @@ platforms() { jq -r '[.manifests[].platform | "\(.os)/\(.architecture)"] | join(
 	local own list=$REGISTRY/bases-$BALENA_TEST_MODE:1
 	own=$(balena image inspect --format '{{.Architecture}}' busybox)
 	dockerfile <<<"FROM scratch"$'\n'"COPY Dockerfile /of"$'\n'"ARG TARGETARCH"$'\n'"ENV OF=\$TARGETARCH"
-	built --platform linux/$own,linux/$OTHER --push -t "$list"
+	built --platform "linux/$own,linux/$OTHER" --push -t "$list"
 	run_balena rmi "$list"
 	run_balena image prune -f
 	run_balena pull -q "$list"
