@@ -64,7 +64,12 @@ func (e *env) exitCode(err error) int {
 
 func (e *env) printError(err error) {
 	fmt.Fprintln(e.stderr, "Error: "+printable(strings.TrimSpace(err.Error())))
-	if e.st != nil && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, pull.ErrNoSpace)) {
+	if e.st != nil && errors.Is(err, unix.EDQUOT) { // how much is left of it, the kernel does not say to everyone
+		fmt.Fprintf(e.stderr, "hint: a quota limits what %s may take: 'balena system df' shows what takes how much, 'balena system prune' and 'balena rmi' free some\n",
+			e.st.Root())
+		return
+	}
+	if e.st != nil && (errors.Is(err, unix.ENOSPC) || errors.Is(err, pull.ErrNoSpace)) {
 		fmt.Fprintf(e.stderr, "hint: %s has %s free: 'balena system df' shows what takes how much, 'balena system prune' and 'balena rmi' free some\n",
 			e.st.Root(), bytes(e.st.Free()))
 		return

@@ -306,7 +306,11 @@ func (d *destination) explain(err error) error {
 		for _, l := range d.plan.layers {
 			all += max(0, l.blob.Size)
 		}
-		return fmt.Errorf("%w: the disk filled up while the image, %s compressed, was written: %w", ErrNoSpace, size(all), err)
+		what := "the disk filled up"
+		if errors.Is(err, syscall.EDQUOT) {
+			what = "the quota was used up"
+		}
+		return fmt.Errorf("%w: %s while the image, %s compressed, was written: %w", ErrNoSpace, what, size(all), err)
 	}
 	return err
 }
