@@ -76,7 +76,7 @@ func (s *Store) openAfterSweep() (storage.Store, error) {
 }
 
 func (s *Store) sweepLeftovers() error {
-	errs := []error{s.sweepVolatile()}
+	errs := []error{s.sweepVolatile(), s.refillLinks()}
 	for _, pattern := range leftovers {
 		found, err := filepath.Glob(filepath.Join(s.o.Root, pattern))
 		if err != nil {
@@ -169,6 +169,44 @@ func (s *Store) usedLayers(l storage.Store) (map[string]bool, error) {
 		return t.Each(BucketContainers, func(id string, _ []byte) error { used[id] = true; return nil })
 	})
 	return used, err
+}
+
+// refillLinks writes the files with a layer's short name again that a power cut
+// emptied, which a --rm container's may be: containers/storage would remove the
+// folder of all short names with such a layer.
+func (s *Store) refillLinks() error {
+	files, err := filepath.Glob(filepath.Join(s.o.Root, "overlay", "*", "link"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, f := range files {
+		if st, err := os.Lstat(f); err != nil || st.Size() > 0 {
+			continue
+		}
+		name, err := s.shortName(filepath.Base(filepath.Dir(f)))
+		if err == nil && name == "" {
+			err = os.Remove(f)
+		} else if err == nil {
+			err = os.WriteFile(f, []byte(name), 0o644)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// shortName finds a layer's short name by where it leads; "" is none.
+func (s *Store) shortName(layer string) (string, error) {
+	links, err := filepath.Glob(filepath.Join(s.o.Root, "overlay", "l", "*"))
+	if err != nil {
+		return "", err
+	}
+	for _, l := range links {
+		if to, err := os.Readlink(l); err == nil && to == filepath.Join("..", layer, "diff") {
+			return filepath.Base(l), nil
+		}
+	}
+	return "", nil
 }
 
 // sweepLinks removes the short names of layers that are not there.

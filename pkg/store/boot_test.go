@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -47,6 +48,12 @@ func TestFirstOpenOfABootTidies(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for name, content := range map[string]string{"emptied": "", "named": "ABCD"} {
+		dir := filepath.Join(o.Root, "overlay", name)
+		if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "link"), []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	dangling := filepath.Join(o.Root, "overlay/l/ABC")
 	if err := os.Symlink("../gone/diff", dangling); err != nil {
 		t.Fatal(err)
@@ -70,7 +77,10 @@ func TestFirstOpenOfABootTidies(t *testing.T) {
 		t.Fatal(err)
 	}
 	l = layer()
-	for _, p := range append(left, "overlay/l/ABC") {
+	if _, err := os.Lstat(filepath.Join(o.Root, "overlay/named/link")); err != nil {
+		t.Errorf("a layer's short name: %v", err)
+	}
+	for _, p := range append(left, "overlay/l/ABC", "overlay/emptied/link") {
 		if _, err := os.Lstat(filepath.Join(o.Root, p)); err == nil {
 			t.Errorf("%s is still there", p)
 		}

@@ -8,7 +8,7 @@ import (
 func (*balena) ops(w *world) []*op {
 	one, two, tiny := w.registry+"/app:1", w.registry+"/app:2", w.registry+"/app:tiny"
 	pull1, pull2 := []string{"pull", "-q", one}, []string{"pull", "-q", two}
-	sleeper := []string{"--name", "c", "--network", "none", "-v", "data:/data", one, "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.1; done"}
+	sleeper := []string{"--name", "c", "--network", "none", "-v", "data:/data", one, "sh", "-c", "trap 'exit 3' TERM; sleep 1000 & wait"}
 	with := func(verb string, more ...string) []string { return append(append([]string{verb}, more...), sleeper...) }
 	created := [][]string{pull1, with("create")}
 	ran := [][]string{pull1, {"run", "--name", "c", "--network", "none", "-v", "/data", one, "true"}}
