@@ -134,7 +134,8 @@ func carried(missing []*layer, local map[digest.Digest]string, diffIDs []digest.
 }
 
 // findWays asks for deltas to an image of which layers are missing, with one
-// request at most; with DeltaIndex, if none fits, for those of others as well,
+// request at most (two where the first tells that a registry lacks the
+// referrers API); with DeltaIndex, if none fits, for those of others as well,
 // with one more, or two if there are any. Whatever goes wrong is told, and means that there are none.
 func (p *puller) findWays(ctx context.Context, t *task) []way {
 	if p.o.NoDelta || len(t.missing) == 0 || t.plain.bytes == 0 {
@@ -177,13 +178,13 @@ func (p *puller) findWays(ctx context.Context, t *task) []way {
 }
 
 // learn finds out whether the registry has the referrers API, while the first
-// image is pulled, for which there can be no delta: the first update shall not
-// have to be fetched whole only to learn that.
+// image is pulled, for which there can be no delta: the first update shall need
+// one request only.
 func (t *task) learn(ctx context.Context) {
 	if t.name == nil || t.src.Reference().Transport().Name() != docker.Transport.Name() || t.p.preview {
 		return
 	}
-	r := &referrers{sys: t.sys, st: t.p.st, pulling: true}
+	r := &referrers{sys: t.sys, st: t.p.st, pulling: true, learning: true}
 	if _, known := r.recall(ctx, reference.Domain(t.name)); known {
 		return
 	}

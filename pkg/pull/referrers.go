@@ -37,9 +37,11 @@ type referrers struct {
 	// pulling is for those who would rather go without a delta than wait for
 	// one: mirrors are asked too, the first that serves counts; it takes ten
 	// seconds at most and one request at each location (authentication
-	// apart), so that the first contact with a registry that lacks the API
-	// only learns that.
+	// apart), two where a location is found to lack the API.
 	pulling bool
+	// learning is for those who can have no use for a delta yet: a registry
+	// that lacks the API is only remembered as such.
+	learning bool
 }
 
 const (
@@ -100,7 +102,7 @@ func (r *referrers) listAt(ctx context.Context, p *registryPlace, subject digest
 			return found, err
 		}
 		r.remember(ctx, p.host, false)
-		if r.pulling {
+		if r.learning {
 			return nil, err
 		}
 	}

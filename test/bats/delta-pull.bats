@@ -138,6 +138,22 @@ assert_whole() {
 	[ "$(wc -l <"$PROXY_LOG")" -le $((plain + 1)) ] || fail "$(cat "$PROXY_LOG")"
 }
 
+@test "a preloaded device finds the delta at its first contact with a registry: two requests, then one" {
+	faultproxy -fault none
+	pull_base
+	faultproxy_stop
+	faultproxy -fault none # at another port: a registry that was never met
+	: >"$PROXY_LOG"
+	run_balena pull "$PROXY/$NAME:v2"
+	assert_stderr 'fetched [0-9.]+kB instead of'
+	assert_equal "$(served "$LAYER")" 0
+	assert_equal "$(grep -cE 'referrers|sha256-' "$PROXY_LOG")" 2
+	balena rmi -f "$PROXY/$NAME:v2" >/dev/null
+	: >"$PROXY_LOG"
+	balena pull -q "$PROXY/$NAME:v2" >/dev/null
+	assert_equal "$(grep -cE 'referrers|sha256-' "$PROXY_LOG")" 1
+}
+
 @test "a platform's image in an index has its own deltas" {
 	faultproxy -fault none
 	balena pull -q --platform linux/arm64 "$PROXY/$NAME:multi1" >/dev/null
@@ -264,7 +280,6 @@ slow_pull() {
 	sleep 1.1 # what is younger could be about to be locked
 	faultproxy -fault none
 	balena tag "$(balena images -q | head -n 1)" "$PROXY/$NAME:v1"
-	balena pull -q "$PROXY/busybox" >/dev/null # the first contact only learns
 	run_balena pull -q "$PROXY/$NAME:v2"
 	assert_equal "$(served "$LAYER")" 0
 	assert_target "$PROXY/$NAME:v2"
