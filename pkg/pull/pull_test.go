@@ -243,7 +243,7 @@ func checkMounted(t *testing.T, layers storage.Store, image string) {
 	if st := stat("."); st.Mode&0o7777 != 0o750 {
 		t.Errorf("root folder has mode %o", st.Mode&0o7777)
 	}
-	if st := stat("bin"); st.Mtim.Sec != testTime.Unix() {
+	if st := stat("bin"); int64(st.Mtim.Sec) != testTime.Unix() {
 		t.Error("bin has lost its time")
 	}
 	buf := make([]byte, 16)
