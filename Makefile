@@ -33,7 +33,7 @@ export GOFLAGS := -buildvcs=false -tags=$(TAGS)
 export CGO_ENABLED := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-bench deps-vm build install install-files uninstall check docs docs-check docs-test test size size-check size-budget unit fuzz bats demo bench bench-sdcard bench-startup bench-fleet crash crash-vm cross clean
+.PHONY: help deps deps-bench deps-vm build install install-files uninstall check docs docs-check docs-test test size size-check size-budget unit fuzz bats demo bench bench-sdcard bench-startup bench-fleet crash crash-vm cross cross-same test-cross deb deb-test clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -80,7 +80,7 @@ check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated d
 	$(GO) mod tidy -diff
 	@for d in third_party/*/; do (cd $$d && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
 	scripts/deadcode-check
-	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/cross scripts/deadcode-check scripts/docs-check scripts/fuzz scripts/gcflags scripts/links-check scripts/musl-cc test/docs/run scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/sdcard test/bench/engines.bash test/bench/fleet test/crashvm/guest test/crashvm/init
+	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/cross scripts/deb packaging/deb/postrm test/deb scripts/deadcode-check scripts/docs-check scripts/fuzz scripts/gcflags scripts/links-check scripts/musl-cc test/docs/run scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/sdcard test/bench/engines.bash test/bench/fleet test/crashvm/guest test/crashvm/init
 
 docs: ## generate the man pages and completions in docs/
 	TAGS=$(TAGS) scripts/docs
@@ -135,8 +135,20 @@ bench-sdcard: build ## a pull onto a slow card, beside the same bytes in one go,
 bench-fleet: build ## what 1,000 devices take from a registry for an update, with deltas and without (as root)
 	test/bench/fleet $(FLEET)
 
-cross: ## static binaries for the other architectures, in bin/cross
-	scripts/cross
+cross: ## static binaries for the six architectures, in bin/cross
+	scripts/cross $(TARGETS)
+
+cross-same: ## build for the six again, from another folder and an empty cache, and compare the bytes
+	scripts/cross same $(TARGETS)
+
+test-cross: ## go vet and unit tests for 386 and, in qemu's user mode, armv7: TARGETS= PACKAGES= TESTFLAGS=
+	scripts/cross test $(TARGETS)
+
+deb: ## Debian packages for the six architectures, in bin/deb; lintian reads them
+	scripts/deb $(TARGETS)
+
+deb-test: ## install the amd64 package in a clean Debian root, run a container, remove them (as root)
+	test/deb bin/deb/*_amd64.deb
 
 clean: ## remove what the other targets made
 	rm -rf bin
