@@ -54,6 +54,9 @@ func Build(ctx context.Context, st *store.Store, from string, o Options) (Result
 		return Result{}, err
 	}
 	defer os.RemoveAll(b.tmp) //nolint:errcheck // the next build removes what is left
+	if err := b.room.tempDir(b.tmp); err != nil {
+		return Result{}, err
+	}
 	w, err := durable.NewWriter(b.layers)
 	if err != nil {
 		return Result{}, err
@@ -124,9 +127,14 @@ func (b *builder) run(ctx context.Context, files []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	st := &cacheStore{Store: &stepNames{Store: d, ids: map[string]string{}}, key: volumeKey(b.buildah.CommonBuildOpts.Volumes)}
+	w, err := durable.NewWriter(b.layers)
+	if err != nil {
+		return "", err
+	}
+	l := &layerStore{Store: d, ctx: ctx, w: w, tmp: b.tmp}
+	st := &cacheStore{Store: &stepNames{Store: l, ids: map[string]string{}}, key: volumeKey(b.buildah.CommonBuildOpts.Volumes)}
 	id, _, err := imagebuildah.BuildDockerfiles(ctx, st, b.buildah, files...)
-	return id, err
+	return id, errors.Join(err, l.close())
 }
 
 // buildContext is what is built from.

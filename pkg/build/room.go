@@ -13,6 +13,7 @@ import (
 
 	"go.podman.io/storage"
 	"go.podman.io/storage/pkg/regexp"
+	"go.podman.io/storage/pkg/unshare"
 	"golang.org/x/sys/unix"
 
 	"github.com/balena-os/balena/pkg/runtime"
@@ -23,7 +24,7 @@ import (
 // A build's folders are ROOT/build: what lies there for one build (its context
 // from stdin, its bundles, layers on their way to the store) has a name that
 // ends with nothing to be kept; buildah-cache-UID is what RUN
-// --mount=type=cache keeps. buildah takes the folder from TMPDIR.
+// --mount=type=cache keeps.
 
 // envEntered says that the process is in its own mount namespace.
 const envEntered = "_BALENA_BUILD_ENTERED"
@@ -31,6 +32,9 @@ const envEntered = "_BALENA_BUILD_ENTERED"
 // suffix is what the names of our working containers end with, in containers/
 // storage. Engines that share the store keep theirs.
 const suffix = "balena-build"
+
+// cachePrefix is how the folders of RUN --mount=type=cache begin.
+const cachePrefix = "buildah-cache-"
 
 var workingName = regexp.Delayed(`(^|-)` + suffix + `(-[0-9]+)?$`)
 
@@ -106,6 +110,20 @@ func enterRoom(ctx context.Context, st *store.Store, layers storage.Store) (*roo
 	}
 }
 
+// tempDir makes dir the folder of buildah's temporary files, which it takes from
+// TMPDIR. What RUN --mount=type=cache keeps is looked for there, too, and is
+// that of all builds.
+func (r *room) tempDir(dir string) error {
+	name := cachePrefix + strconv.Itoa(unshare.GetRootlessUID())
+	if err := os.Symlink(filepath.Join(r.dir, name), filepath.Join(dir, name)); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(r.dir, name), 0o755); err != nil {
+		return err
+	}
+	return os.Setenv("TMPDIR", dir)
+}
+
 func (r *room) leave() { r.lock.Close() }
 
 // sweep removes what no build will finish: processes, working containers,
@@ -142,7 +160,7 @@ func (r *room) sweep(layers storage.Store) error {
 		return err
 	}
 	for _, f := range files {
-		if f.Name() == "lock" || strings.HasPrefix(f.Name(), "buildah-cache-") {
+		if f.Name() == "lock" || strings.HasPrefix(f.Name(), cachePrefix) {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(r.dir, f.Name())); err != nil {
