@@ -56,11 +56,11 @@ The ID of the image is printed when the image with its names is on stable storag
 
 // newBuildxCmd is the local part of docker's buildx.
 func newBuildxCmd(e *env) *cobra.Command {
-	return group("buildx", "Build images, by the name that docker's plugin has", newBuildCmd(e))
+	return group("buildx", "Build images, by the name that docker's plugin has", newBuildCmd(e), newBuilderPruneCmd(e))
 }
 
 func newBuilderCmd(e *env) *cobra.Command {
-	return group("builder", "Build images", newBuildCmd(e))
+	return group("builder", "Build images", newBuildCmd(e), newBuilderPruneCmd(e))
 }
 
 func (e *env) build(ctx context.Context, from string, o build.Options, b buildFlags) error {
@@ -85,6 +85,9 @@ func (e *env) build(ctx context.Context, from string, o build.Options, b buildFl
 	o.In = e.stdin
 	if o.Plain, err = e.plainProgress(b.progress); err != nil {
 		return err
+	}
+	if term.IsTerminal(e.stderr.Fd()) && os.Getenv("TERM") != "dumb" {
+		o.Columns = e.columns
 	}
 	if !b.quiet && b.progress != "quiet" {
 		o.Out = e.stderr
@@ -143,6 +146,15 @@ func (e *env) archiveOutputs(ctx context.Context, st *store.Store, r build.Resul
 		}
 	}
 	return nil
+}
+
+// columns is how wide the terminal is now; 0 if it does not say.
+func (e *env) columns() int {
+	ws, err := term.GetWinsize(e.stderr.Fd())
+	if err != nil {
+		return 0
+	}
+	return int(ws.Width)
 }
 
 // plainProgress says whether each thing that happens gets a line of its own.

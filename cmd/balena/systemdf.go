@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/balena-os/balena/cmd/balena/internal/format"
+	"github.com/balena-os/balena/pkg/build"
 	"github.com/balena-os/balena/pkg/pull"
 	"github.com/balena-os/balena/pkg/run"
 )
@@ -70,6 +71,12 @@ func (e *env) systemDf(ctx context.Context, template string, verbose bool) error
 		}
 	}
 	rows = append(rows, dfRow{"Local Volumes", strconv.Itoa(len(volumes)), strconv.Itoa(active), bytes(size), reclaimable(free, size)})
+	mounts, err := build.MountCache(eng.Store)
+	if err != nil {
+		return err
+	}
+	size = images.StepSize + mounts.Size
+	rows = append(rows, dfRow{"Build Cache", strconv.Itoa(images.Steps + mounts.Mounts), "0", bytes(size), bytes(size)})
 	return format.List{
 		Default: "table {{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}",
 		Headers: map[string]string{"TotalCount": "TOTAL"},

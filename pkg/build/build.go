@@ -61,7 +61,7 @@ func Build(ctx context.Context, st *store.Store, from string, o Options) (Result
 	if err != nil {
 		return Result{}, err
 	}
-	if err := pull.SweepHalfMade(b.layers, w); err != nil {
+	if err := errors.Join(w.Sweep(), pull.SweepHalfMade(b.layers, w)); err != nil { // of killed builds
 		return Result{}, err
 	}
 	// Layers that are no image's yet are not a failed pull's.
@@ -111,7 +111,7 @@ func (b *builder) buildOne(ctx context.Context, c *buildContext, file []byte) (s
 		return "", err
 	}
 	defer done()
-	out := newConsole(b.o.Out, b.o.Plain, c.nodes)
+	out := newConsole(b.o.Out, b.o.Plain, b.o.Columns, c.nodes)
 	b.buildah.Out, b.buildah.Err, b.buildah.ReportWriter = out, out, io.Discard
 	id, err := b.run(ctx, c.files)
 	if failed, tail := out.end(err); err != nil {

@@ -62,7 +62,7 @@ func TestConsoleAndError(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	c := newConsole(&out, true, node.Children)
+	c := newConsole(&out, true, nil, node.Children)
 	for _, s := range []string{
 		"[1/2] STEP 1/1: FROM a AS one\nprompt> ", "[1/2] COMMIT\n", "[2/2] STEP 1/3: FROM b\n",
 		"[2/2] STEP 2/3: RUN make   it\n--> Using cache 0123\n", "[2/2] STEP 3/3: RUN make it\nout", "put\nlast",
@@ -72,7 +72,7 @@ func TestConsoleAndError(t *testing.T) {
 		}
 	}
 	failed, tail := c.end(errors.New("x"))
-	for _, want := range []string{"#1 [one 1/1] FROM a AS one\n#1 0.0", " prompt> \n#1 DONE", "#3 [stage-1 2/3] RUN make   it\n#3 CACHED\n", " output\n", " last\n#4 ERROR\n"} {
+	for _, want := range []string{"#1 [one 1/1] FROM a AS one\n#1 0.0", " prompt> \n#1 DONE", "#3 [stage-1 2/3] RUN make   it\n#3 CACHED\n", " output\n", " last\n#4 ERROR: x\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("there is no %q in\n%s", want, out.String())
 		}

@@ -19,12 +19,14 @@ import (
 //	#2 0.312 cc -c main.c          => => # cc -c main.c
 //	#2 DONE 1.2s
 //
-// on the left the plain form, on the right that for a terminal. It is where
-// both outputs of every RUN go, so it also knows at which step a build failed.
+// on the left the plain form, on the right that for a terminal, where the step
+// at work and its last lines are drawn anew while it lasts. It is where both
+// outputs of every RUN go, so it also knows at which step a build failed.
 type console struct {
 	mu    sync.Mutex
 	out   io.Writer
 	plain bool
+	live  *live    // nil where nothing can be drawn anew
 	names []string // of the stages
 	nodes [][]*parser.Node
 	rest  []byte // of a line that has no end yet
@@ -48,15 +50,21 @@ const tailLines = 10
 
 var (
 	stepLine   = regexp.Delayed(`^(?:\[(\d+)/\d+\] )?STEP (\d+)(/\d+)?: (.*)$`)
-	commitLine = regexp.Delayed(`^(?:\[\d+/\d+\] )?COMMIT$`)
+	commitLine = regexp.Delayed(`^(?:\[(\d+)/(\d+)\] )?COMMIT( .*)?$`)
 	hitLine    = "--> Using cache "
 )
 
-func newConsole(out io.Writer, plain bool, nodes []*parser.Node) *console {
+// newConsole writes to out, which, unless plain, is a terminal if columns are
+// given.
+func newConsole(out io.Writer, plain bool, columns func() int, nodes []*parser.Node) *console {
 	if out == nil {
 		out = io.Discard
 	}
 	c := &console{out: out, plain: plain}
+	if !plain && columns != nil {
+		c.live = newLive(out, columns)
+		go c.live.tick(c.redraw)
+	}
 	for _, n := range nodes {
 		if strings.EqualFold(n.Value, "from") {
 			c.nodes = append(c.nodes, nil)
@@ -122,6 +130,9 @@ func (c *console) line(s string) {
 		}
 	case commitLine.MatchString(s):
 		c.close("DONE")
+		if m := commitLine.FindStringSubmatch(s); m[1] == m[2] {
+			c.export()
+		}
 	default:
 		c.print(s)
 	}
@@ -143,9 +154,23 @@ func (c *console) begin(stage, number, of, text string) {
 		n, _ := strconv.Atoi(number)
 		c.now.node = findNode(c.nodes[i], n-1, text)
 	}
+	c.show()
+}
+
+// export is the last step, that of the image.
+func (c *console) export() {
+	c.count++
+	c.now = &step{label: "exporting to image", text: "exporting to image", begun: time.Now()}
+	c.tail = nil
+	c.show()
+}
+
+// show tells that a step begins.
+func (c *console) show() {
 	if c.plain {
 		fmt.Fprintf(c.out, "#%d %s\n", c.count, c.now.label)
 	}
+	c.draw()
 }
 
 // findNode looks for the instruction of a step: the nth of its stage, unless
@@ -178,9 +203,29 @@ func (c *console) print(s string) {
 		fmt.Fprintf(c.out, "#%d %.3f %s\n", c.count, time.Since(c.now.begun).Seconds(), s)
 	case c.plain:
 		fmt.Fprintln(c.out, s)
+	case c.live != nil && c.now != nil:
+		c.draw()
 	default:
 		fmt.Fprintln(c.out, " => => # "+s)
 	}
+}
+
+// draw shows the step at work and what it printed last.
+func (c *console) draw() {
+	if c.live == nil || c.now == nil {
+		return
+	}
+	lines := []string{c.live.line(c.now.label, time.Since(c.now.begun))}
+	for _, l := range c.tail[max(0, len(c.tail)-liveLines):] {
+		lines = append(lines, " => => # "+l)
+	}
+	c.live.draw(lines)
+}
+
+func (c *console) redraw() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.draw()
 }
 
 // close ends the step that is at work.
@@ -194,17 +239,30 @@ func (c *console) close(how string) {
 	if s.cached {
 		how = "CACHED"
 	}
-	took := time.Since(s.begun).Seconds()
-	switch {
-	case c.plain && how == "DONE":
-		fmt.Fprintf(c.out, "#%d DONE %.1fs\n\n", c.count, took)
-	case c.plain:
+	took := time.Since(s.begun)
+	if c.plain {
+		if how == "DONE" {
+			how = fmt.Sprintf("DONE %.1fs", took.Seconds())
+		}
 		fmt.Fprintf(c.out, "#%d %s\n\n", c.count, how)
-	case how == "DONE":
-		fmt.Fprintf(c.out, " => %-70s %5.1fs\n", s.label, took)
-	default:
-		fmt.Fprintf(c.out, " => %-70s %5.1fs\n", how+" "+s.label, took)
+		return
 	}
+	label := s.label
+	if kind, _, _ := strings.Cut(how, ":"); how != "DONE" {
+		label = kind + " " + label
+	}
+	if c.live == nil {
+		fmt.Fprintf(c.out, " => %-70s %5.1fs\n", label, took.Seconds())
+		return
+	}
+	lines := []string{c.live.line(label, took)}
+	if strings.HasPrefix(how, "ERROR") {
+		for _, l := range c.tail {
+			lines = append(lines, " => => # "+l)
+		}
+	}
+	c.live.draw(lines)
+	c.live.keep()
 }
 
 // end closes the last step and, of a build that failed, gives it back with the
@@ -212,11 +270,15 @@ func (c *console) close(how string) {
 func (c *console) end(err error) (failed *step, tail []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.live != nil {
+		defer c.live.stop()
+	}
 	if err == nil {
 		c.close("DONE")
 		return nil, nil
 	}
 	failed = c.now
-	c.close("ERROR")
+	c.flush()
+	c.close("ERROR: " + reason(err, c.tail))
 	return failed, c.tail
 }

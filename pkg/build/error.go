@@ -38,6 +38,18 @@ func (e *StepError) Unwrap() error { return e.Err }
 // anew.
 var buildahStep = regexp.Delayed(`^building at STEP "(?s:.*?)": `)
 
+// reason says in a line why a step failed.
+func reason(err error, tail []string) string {
+	e := &StepError{}
+	if !errors.As(stepError(err, "", &step{}, tail), &e) {
+		return firstLine(err.Error())
+	}
+	if e.Code != 0 {
+		return fmt.Sprintf("the command failed with exit code %d", e.Code)
+	}
+	return firstLine(e.Err.Error())
+}
+
 // stepError says where in the Dockerfile a build failed.
 func stepError(err error, file string, failed *step, tail []string) error {
 	if failed == nil {

@@ -128,8 +128,8 @@ func (s *layerStore) LayersByUncompressedDigest(d digest.Digest) ([]storage.Laye
 		case p.staged != nil && p.staged.DiffID() == d:
 			l := durable.Layer{ID: durable.LayerID(p.parent, d), Parent: p.parent, DiffID: d}
 			errs = append(errs, s.w.Commit(s.ctx, p.staged, l))
-		default: // an empty one, that buildah leaves out
-			errs = append(errs, s.w.Discard(p.staged))
+		default: // asked for later, or an empty one that buildah leaves out
+			rest = append(rest, p)
 		}
 	}
 	s.passing = rest
@@ -187,12 +187,15 @@ func (p *passing) Close() error {
 	var err error
 	p.closed.Do(func() {
 		err = p.ReadCloser.Close()
-		if p.begun {
-			<-p.done
+		if !p.begun {
+			_ = p.fifo.Close()
+			close(p.done)
 			return
 		}
-		_ = p.fifo.Close()
-		close(p.done)
+		<-p.done
+		// Whoever opened the FIFO now would wait for ever. The name stays:
+		// buildah gives the file another.
+		err = errors.Join(err, os.Remove(p.fifo.Name()), os.WriteFile(p.fifo.Name(), nil, 0o600))
 	})
 	return err
 }

@@ -100,6 +100,7 @@ type Options struct {
 	Out      io.Writer        // progress and what the commands print; nil: nowhere
 	Progress func(pull.Event) // of pulls and pushes; nil: nothing is told
 	Plain    bool             // one line for each thing that happens, with times
+	Columns  func() int       // of the terminal that Out is; nil: nothing is drawn anew
 }
 
 // Check finds what cannot be meant. ErrOptions.

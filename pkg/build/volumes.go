@@ -101,16 +101,16 @@ type cacheStore struct {
 	key string
 }
 
-// CreateImage notes the set with the image.
+// CreateImage notes with the image that it is a build's, and the set.
 func (s *cacheStore) CreateImage(id string, names []string, layer, metadata string, o *storage.ImageOptions) (*storage.Image, error) {
-	if s.key == "" {
-		return s.Store.CreateImage(id, names, layer, metadata, o)
-	}
 	options := storage.ImageOptions{}
 	if o != nil {
 		options = *o
 	}
-	flags := map[string]any{flagVolumes: s.key}
+	flags := map[string]any{pull.FlagStep: true}
+	if s.key != "" {
+		flags[flagVolumes] = s.key
+	}
 	for k, v := range options.Flags {
 		flags[k] = v
 	}

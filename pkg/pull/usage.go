@@ -19,6 +19,9 @@ type Usage struct {
 	Active      int   // images with containers
 	Size        int64 // of all layers that pulls and builds made
 	Reclaimable int64 // of those that no container's image has
+
+	Steps    int   // images in the build cache, which are not among Images
+	StepSize int64 // of the layers that only they have, which Size leaves out
 }
 
 // DiskUsage adds up the layers.
@@ -29,7 +32,13 @@ func DiskUsage(ctx context.Context, st *store.Store) (Usage, error) {
 		return u, err
 	}
 	images, needed := map[string]int{}, map[string]bool{}
+	kept := r.kept()
+	u.StepSize = r.stepSize(kept)
+	u.Size, u.Reclaimable = -u.StepSize, -u.StepSize
 	for _, img := range r.set.images {
+		if r.set.isStep(&img) {
+			u.Steps++
+		}
 		active := len(r.users[img.ID]) > 0 || r.held[img.ID]
 		if active {
 			u.Active++
@@ -49,6 +58,9 @@ func DiskUsage(ctx context.Context, st *store.Store) (Usage, error) {
 		}
 	}
 	for _, img := range r.set.images {
+		if r.set.isStep(&img) {
+			continue
+		}
 		one := ImageUsage{Summary: img, Containers: len(r.users[img.ID])}
 		for _, l := range r.set.chain(img.TopLayer) {
 			if images[l.ID] > 1 {
