@@ -21,8 +21,7 @@ import (
 // Read gives its uncompressed tar. It needs no temporary files, and keeps 50 MB
 // at most, some 30 where much is new and 5 where little is, most of that not on
 // the heap; how much the heap takes besides is up to the garbage collector
-// (debug.SetGCPercent). It is used
-// by one goroutine at a time.
+// (debug.SetGCPercent). It is used by one goroutine at a time.
 type Reader struct {
 	in     blockReader
 	base   FileSource

@@ -15,10 +15,15 @@ import (
 // does not. It is for a process that has done something large and goes on with
 // something small.
 func Unmap() {
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return
+	}
 	raw, err := os.ReadFile("/proc/self/smaps")
 	if err != nil {
 		return
 	}
+	own := []byte(" " + exe + "\n")
 	var start, end uint64
 	for line := range bytes.Lines(raw) {
 		f := bytes.Fields(line)
@@ -27,7 +32,10 @@ func Unmap() {
 			a, b, _ := bytes.Cut(f[0], []byte{'-'})
 			start, _ = strconv.ParseUint(string(a), 16, 64)
 			end, _ = strconv.ParseUint(string(b), 16, 64)
-			if f[1][1] != '-' || f[5][0] != '/' { // writable, or not of a file
+			// Not what is writable, and no other file's: that may be
+			// unmapped by another thread before we come to it, and
+			// something else may be in its place.
+			if f[1][1] != '-' || !bytes.HasSuffix(line, own) {
 				end = 0
 			}
 		case len(f) == 3 && string(f[0]) == "Anonymous:" && end > start:
