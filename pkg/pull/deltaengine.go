@@ -60,7 +60,7 @@ func (t *task) unwrapEngine(ctx context.Context, base, config string) error {
 	}
 	sizes := make([]int64, len(diffIDs))
 	for i, d := range diffIDs {
-		sizes[i] = -1
+		sizes[i] = t.plan.layers[i].blob.Size // what it costs; complete has the layer's own
 		e.blobs[d] = t.plan.layers[i].blob
 	}
 	m, err := plainManifest([]byte(config), diffIDs, sizes)
@@ -68,12 +68,8 @@ func (t *task) unwrapEngine(ctx context.Context, base, config string) error {
 		return err
 	}
 	t.src.pose(m, []byte(config), e.open)
-	wire := t.plan.layers
 	if t.plan, err = parsePlan(ctx, t.src, m, imgspecv1.MediaTypeImageManifest, t.sys, t.p.o.Platform != ""); err != nil {
 		return err
-	}
-	for i, l := range t.plan.layers {
-		l.blob.Size = wire[i].blob.Size // what it costs
 	}
 	t.engine = e
 	return nil
