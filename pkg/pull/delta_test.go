@@ -76,12 +76,24 @@ func makeDelta(t testing.TB, base, target [][]byte) []byte {
 	return b.Bytes()
 }
 
+// deltaContent is the same in each deltaCase, and takes seconds to make with
+// the race detector: nobody writes to it.
+var deltaContent struct {
+	once          sync.Once
+	lower, v1, v2 testLayer
+	blob          []byte
+}
+
 func newDeltaCase(t testing.TB) *deltaCase {
-	c := &deltaCase{testRegistry: newTestRegistry(t), lower: gz(baseLayer(t)), v1: gz(appLayer(t, 1)), v2: gz(appLayer(t, 2))}
+	d := &deltaContent
+	d.once.Do(func() {
+		d.lower, d.v1, d.v2 = gz(baseLayer(t)), gz(appLayer(t, 1)), gz(appLayer(t, 2))
+		d.blob = makeDelta(t, [][]byte{d.lower.tar, d.v1.tar}, [][]byte{d.v2.tar})
+	})
+	c := &deltaCase{testRegistry: newTestRegistry(t), lower: d.lower, v1: d.v1, v2: d.v2, blob: d.blob}
 	c.refers = map[digest.Digest][]imgspecv1.Descriptor{}
 	c.base = c.image("v1", "amd64", c.lower, c.v1)
 	c.target = c.image("v2", "amd64", c.lower, c.v2)
-	c.blob = makeDelta(t, [][]byte{c.lower.tar, c.v1.tar}, [][]byte{c.v2.tar})
 	c.artifact = c.offer(t, c.base, c.target, c.blob, c.v2)
 	return c
 }

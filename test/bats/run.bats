@@ -161,7 +161,7 @@ send exit 5\r' "$BALENA" --root "$ROOT" --runroot "$RUNROOT" run --rm -it --netw
 
 @test "Ctrl-C in an -it session reaches the container's process" {
 	on_terminal 'expect #
-send (echo g$((1))o; exec sleep 30)\r
+send (echo g$((1))o >/tmp/f; exec tail -f /tmp/f)\r
 expect g1o
 send \x03
 expect #
