@@ -232,6 +232,31 @@ func hasRanges(src types.ImageSource) bool {
 	return ok && s.SupportsGetBlobAt()
 }
 
+// rangedBody is what containers/image gives for a part of a blob. When the
+// connection breaks, that crashes if it is read once more, which its own Close
+// does: its error is kept here, and it is not closed then. The request's context
+// ends the connection.
+type rangedBody struct {
+	io.ReadCloser
+	err error
+}
+
+func (r *rangedBody) Read(p []byte) (int, error) {
+	if r.err != nil {
+		return 0, r.err
+	}
+	n, err := r.ReadCloser.Read(p)
+	r.err = err
+	return n, err
+}
+
+func (r *rangedBody) Close() error {
+	if r.err != nil && !errors.Is(r.err, io.EOF) {
+		return nil
+	}
+	return r.ReadCloser.Close()
+}
+
 func callGetBlobAt(ctx context.Context, m reflect.Value, info types.BlobInfo, offset int64) (io.ReadCloser, error) {
 	chunks := reflect.MakeSlice(m.Type().In(2), 1, 1)
 	chunks.Index(0).FieldByName("Offset").SetUint(uint64(offset))
@@ -245,7 +270,7 @@ func callGetBlobAt(ctx context.Context, m reflect.Value, info types.BlobInfo, of
 		select {
 		case r, ok := <-streams:
 			if ok {
-				return r, nil
+				return &rangedBody{ReadCloser: r}, nil
 			}
 			streams = nil
 		case err, ok := <-errs:
