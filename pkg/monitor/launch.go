@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +43,7 @@ const maxLaunch = 64 << 10
 func LaunchMain(launch Launcher) func(args []string, stdin, stdout, stderr *os.File) int {
 	return func(_ []string, _, _, _ *os.File) int {
 		unix.CloseOnExec(controlFD)
+		catchIgnored()
 		var l Launch
 		raw, fds, err := receiveMessage(controlFD)
 		if errors.Is(err, io.EOF) {
@@ -65,6 +67,22 @@ func LaunchMain(launch Launcher) func(args []string, stdin, stdout, stderr *os.F
 			return 1
 		}
 		return 0
+	}
+}
+
+// catchIgnored catches the signals that this process was started to ignore: a
+// shell does so with SIGINT and SIGQUIT of a command in the background, nohup
+// with SIGHUP. Ignored ones would be inherited by the container; caught ones
+// are not.
+func catchIgnored() {
+	var ignored []os.Signal
+	for s := unix.Signal(1); s < 32; s++ {
+		if signal.Ignored(s) {
+			ignored = append(ignored, s)
+		}
+	}
+	if len(ignored) > 0 {
+		signal.Notify(make(chan os.Signal, 1), ignored...)
 	}
 }
 

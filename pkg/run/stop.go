@@ -164,10 +164,25 @@ func (e *Engine) signal(_ context.Context, o *Observed, sig unix.Signal) error {
 		return fmt.Errorf("signalling container %s: %w", short(o.ID), err)
 	}
 	defer unix.Close(fd)
+	o.executed()
 	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("sending %v to container %s: %w", sig, short(o.ID), err)
 	}
 	return nil
+}
+
+// executed waits until the first process has executed its program, some
+// microseconds after the start. Until then it is libcontainer's init, which most
+// signals end with exit code 2. A program may have that name, too: it does not
+// wait for long.
+func (o *Observed) executed() {
+	const initName = "runc:[2:INIT]\n"
+	for range 100 {
+		if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", o.Pid)); err != nil || string(name) != initName {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func (o *Observed) pidfd() (int, error) {

@@ -169,6 +169,12 @@ send exit $?\r' "$BALENA" --root "$ROOT" --runroot "$RUNROOT" run --rm -it --net
 	assert_equal "$status" 130
 }
 
+@test "signals that a shell in the background ignores are not ignored in the container" {
+	run bash -c 'trap "" INT QUIT HUP; exec "$@"' - "$BALENA" --root "$ROOT" --runroot "$RUNROOT" run --rm --network none "$BUSYBOX" grep SigIgn /proc/self/status
+	assert_equal "$status" 0
+	assert_match "SigIgn:.0000000000000000"
+}
+
 @test "signals to the CLI are passed on" {
 	balena run --name sig --network none "$BUSYBOX" sh -c 'trap "echo got TERM; exit 9" TERM; echo ready; while :; do sleep 0.1; done' >"$T/out" &
 	local pid=$! rc=0

@@ -8,13 +8,13 @@ import (
 func (*balena) ops(w *world) []*op {
 	one, two, tiny := w.registry+"/app:1", w.registry+"/app:2", w.registry+"/app:tiny"
 	pull1, pull2 := []string{"pull", "-q", one}, []string{"pull", "-q", two}
-	sleeper := []string{"--name", "c", "--network", "none", "-v", "data:/data", one, "sh", "-c", "trap 'exit 3' TERM; sleep 1000 & wait"}
+	sleeper := []string{"--name", "c", "--network", "none", "-v", "data:/data", one, "sh", "-c", "trap 'exit 3' TERM; : >/dev/shm/ready; sleep 1000 & wait"}
 	with := func(verb string, more ...string) []string { return append(append([]string{verb}, more...), sleeper...) }
 	created := [][]string{pull1, with("create")}
 	ran := [][]string{pull1, {"run", "--name", "c", "--network", "none", "-v", "/data", one, "true"}}
 	// The database has room: what is written next to it allocates nothing.
 	more := [][]string{pull1, {"create", "--name", "x1", one, "true"}, {"create", "--name", "x2", one, "true"}, {"rm", "x1"}}
-	start := [][]string{{"start", "c"}}
+	start := [][]string{{"start", "c"}, {"exec", "c", "sh", "-c", "until [ -e /dev/shm/ready ]; do sleep 0.02; done"}}
 	// Leftovers of containers go with the next start.
 	sweep := [][]string{{"run", "--rm", "--network", "none", one, "true"}}
 	// A container that is there is started, one that is not is made.
@@ -41,13 +41,13 @@ func (*balena) ops(w *world) []*op {
 		{name: "create-more", weight: 6, tidy: sweep, steps: more, run: with("create"), again: startOr(with("create"))},
 		{name: "run-more", weight: 6, tidy: sweep, steps: more, run: with("run", "-d"), again: startOr(with("run", "-d"))},
 		{name: "run-rm", weight: 6, tidy: sweep, steps: [][]string{pull1}, run: []string{"run", "--rm", "--name", "c", "--network", "none", "-v", "/data", one, "true"}, may: []string{"container c"}},
-		{name: "start", weight: 4, tidy: sweep, steps: created, run: start[0]},
+		{name: "start", weight: 4, tidy: sweep, steps: created, run: []string{"start", "c"}},
 		{name: "stop", weight: 5, tidy: sweep, steps: created, live: start, run: []string{"stop", "c"}},
 		{name: "kill", weight: 2, tidy: sweep, steps: created, live: start, run: []string{"kill", "c"}, again: func(snapshot) [][]string { return nil }, may: []string{"container c"}},
 		{name: "rename", weight: 2, tidy: sweep, steps: created, run: []string{"rename", "c", "d"}, again: ifThere("container c", []string{"rename", "c", "d"})},
 		{name: "rm", weight: 6, tidy: sweep, steps: ran, run: []string{"rm", "-v", "c"}, again: ifThere("container c", []string{"rm", "-v", "c"})},
 		{name: "rm-f", weight: 4, tidy: sweep, steps: created, live: start, run: []string{"rm", "-f", "c"}, again: ifThere("container c", []string{"rm", "c"}), may: []string{"container c"}},
-		{name: "restart", weight: 4, tidy: sweep, steps: created, live: start, run: []string{"restart", "c"}, again: func(snapshot) [][]string { return start }},
+		{name: "restart", weight: 4, tidy: sweep, steps: created, live: start, run: []string{"restart", "c"}, again: func(snapshot) [][]string { return start }, may: []string{"container c"}}, // stopped, and not yet started
 		{name: "system-prune", weight: 6, tidy: sweep, steps: append(slices.Clone(ran), pull2, []string{"tag", two, one}, []string{"rmi", two}), run: []string{"system", "prune", "-f", "--volumes"}},
 		{name: "repair", weight: 12, steps: [][]string{pull1}, broken: "bin/busybox", run: pull1},
 		{name: "check", weight: 8, steps: [][]string{pull1}, broken: "bin/busybox", run: []string{"system", "check", "--repair"}},
