@@ -81,7 +81,7 @@ func dirSize(dir string) (n int64, err error) {
 // enough of the steps may stay or filters ask for some of them. What was removed
 // before an error is returned with it. ErrBusy, pull.ErrBadFilter.
 func Prune(ctx context.Context, st *store.Store, o pull.StepOptions) (pull.Pruned, error) {
-	if err := os.MkdirAll(roomDir(st), 0o700); err != nil {
+	if err := os.MkdirAll(roomDir(st), 0o711); err != nil {
 		return pull.Pruned{}, err
 	}
 	f, err := os.OpenFile(filepath.Join(roomDir(st), "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)

@@ -84,7 +84,7 @@ type room struct {
 // removed when no other build is at work.
 func enterRoom(ctx context.Context, st *store.Store, layers storage.Store) (*room, error) {
 	r := &room{dir: roomDir(st), runtime: filepath.Join(st.TmpDir(), "build-runc")}
-	if err := os.MkdirAll(r.dir, 0o700); err != nil {
+	if err := os.MkdirAll(r.dir, 0o711); err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(filepath.Join(r.dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
@@ -112,8 +112,14 @@ func enterRoom(ctx context.Context, st *store.Store, layers storage.Store) (*roo
 
 // tempDir makes dir the folder of buildah's temporary files, which it takes from
 // TMPDIR. What RUN --mount=type=cache keeps is looked for there, too, and is
-// that of all builds.
+// that of all builds. Root of a user namespace of its own must get to the
+// rootfs that is mounted there: one can pass through, and list nothing.
 func (r *room) tempDir(dir string) error {
+	for _, d := range []string{r.dir, dir} {
+		if err := os.Chmod(d, 0o711); err != nil {
+			return err
+		}
+	}
 	name := cachePrefix + strconv.Itoa(unshare.GetRootlessUID())
 	if err := os.Symlink(filepath.Join(r.dir, name), filepath.Join(dir, name)); err != nil {
 		return err
