@@ -77,7 +77,7 @@ func makeDelta(t testing.TB, base, target [][]byte) []byte {
 }
 
 // deltaContent is the same in each deltaCase, and takes seconds to make with
-// the race detector: nobody writes to it.
+// the race detector. A case gets a delta of its own, which tests damage.
 var deltaContent struct {
 	once          sync.Once
 	lower, v1, v2 testLayer
@@ -90,7 +90,7 @@ func newDeltaCase(t testing.TB) *deltaCase {
 		d.lower, d.v1, d.v2 = gz(baseLayer(t)), gz(appLayer(t, 1)), gz(appLayer(t, 2))
 		d.blob = makeDelta(t, [][]byte{d.lower.tar, d.v1.tar}, [][]byte{d.v2.tar})
 	})
-	c := &deltaCase{testRegistry: newTestRegistry(t), lower: d.lower, v1: d.v1, v2: d.v2, blob: d.blob}
+	c := &deltaCase{testRegistry: newTestRegistry(t), lower: d.lower, v1: d.v1, v2: d.v2, blob: bytes.Clone(d.blob)}
 	c.refers = map[digest.Digest][]imgspecv1.Descriptor{}
 	c.base = c.image("v1", "amd64", c.lower, c.v1)
 	c.target = c.image("v2", "amd64", c.lower, c.v2)
