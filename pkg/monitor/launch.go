@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -73,10 +74,16 @@ func LaunchMain(launch Launcher) func(args []string, stdin, stdout, stderr *os.F
 // catchIgnored catches the signals that this process was started to ignore: a
 // shell does so with SIGINT and SIGQUIT of a command in the background, nohup
 // with SIGHUP. Ignored ones would be inherited by the container; caught ones
-// are not.
+// are not. The two that glibc keeps for itself, and has what posix_spawn(3)
+// starts ignore, cannot be caught in Go: they get their default back.
 func catchIgnored() {
+	const lastSignal = 64
+	for _, s := range []uintptr{32, 33} {
+		var dfl [4]uint64 // a struct sigaction of zeros, on every architecture
+		unix.RawSyscall6(unix.SYS_RT_SIGACTION, s, uintptr(unsafe.Pointer(&dfl)), 0, lastSignal/8, 0, 0)
+	}
 	var ignored []os.Signal
-	for s := unix.Signal(1); s < 32; s++ {
+	for s := unix.Signal(1); s <= lastSignal; s++ {
 		if signal.Ignored(s) {
 			ignored = append(ignored, s)
 		}

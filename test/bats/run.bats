@@ -169,8 +169,12 @@ send exit $?\r' "$BALENA" --root "$ROOT" --runroot "$RUNROOT" run --rm -it --net
 	assert_equal "$status" 130
 }
 
-@test "signals that a shell in the background ignores are not ignored in the container" {
-	run bash -c 'trap "" INT QUIT HUP; exec "$@"' - "$BALENA" --root "$ROOT" --runroot "$RUNROOT" run --rm --network none "$BUSYBOX" grep SigIgn /proc/self/status
+@test "signals that a shell in the background or posix_spawn ignores are not ignored in the container" {
+	local cmd=("$BALENA" --root "$ROOT" --runroot "$RUNROOT" run --rm --network none "$BUSYBOX" grep SigIgn /proc/self/status)
+	run bash -c 'trap "" INT QUIT HUP RTMAX; exec "$@"' - "${cmd[@]}"
+	assert_equal "$status" 0
+	assert_match "SigIgn:.0000000000000000"
+	run python3 -c 'import os, sys; pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ); sys.exit(os.waitpid(pid, 0)[1])' "${cmd[@]}"
 	assert_equal "$status" 0
 	assert_match "SigIgn:.0000000000000000"
 }
