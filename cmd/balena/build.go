@@ -56,11 +56,11 @@ The ID of the image is printed when the image with its names is on stable storag
 
 // newBuildxCmd is the local part of docker's buildx.
 func newBuildxCmd(e *env) *cobra.Command {
-	return group("buildx", "Build images, by the name that docker's plugin has", newBuildCmd(e), newBuilderPruneCmd(e))
+	return group("buildx", "Build images, by the name that docker's plugin has", "  balena buildx build -t app .\n  balena buildx prune -f", newBuildCmd(e), newBuilderPruneCmd(e))
 }
 
 func newBuilderCmd(e *env) *cobra.Command {
-	return group("builder", "Build images", newBuildCmd(e), newBuilderPruneCmd(e))
+	return group("builder", "Build images", "  balena builder build -t app .\n  balena builder prune -f", newBuildCmd(e), newBuilderPruneCmd(e))
 }
 
 func (e *env) build(ctx context.Context, from string, o build.Options, b buildFlags) error {

@@ -38,7 +38,7 @@ func (e *env) engine() (*run.Engine, error) {
 // newContainerCmd holds what docker has below `container`.
 func newContainerCmd(e *env, verbs func() []*cobra.Command) *cobra.Command {
 	cmds := append(verbs(), newContainerLsCmd(e), newContainerPruneCmd(e), newContainerExistsCmd(e), newInspectCmd(e, "container"), newCleanupCmd(e))
-	return group("container", "Manage containers", cmds...)
+	return group("container", "Manage containers", "  balena container ls -a\n  balena container inspect web", cmds...)
 }
 
 func newCleanupCmd(e *env) *cobra.Command {

@@ -19,7 +19,7 @@ import (
 
 // newImageCmd is the group `balena image`.
 func newImageCmd(e *env) *cobra.Command {
-	return group("image", "Manage images",
+	return group("image", "Manage images", "  balena image ls\n  balena image inspect busybox",
 		newBuildCmd(e),
 		newImageDeltaCmd(e),
 		newHistoryCmd(e),

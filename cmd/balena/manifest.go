@@ -17,7 +17,7 @@ import (
 // newManifestCmd holds the commands about lists: indexes of images for several
 // platforms.
 func newManifestCmd(e *env) *cobra.Command {
-	return group("manifest", "Make and push lists of images for several platforms",
+	return group("manifest", "Make and push lists of images for several platforms", "  balena manifest create registry.example.com/app:1 app:amd64 app:arm64\n  balena manifest push registry.example.com/app:1",
 		newManifestAddCmd(e),
 		newManifestAnnotateCmd(e),
 		newManifestCreateCmd(e),

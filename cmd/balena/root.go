@@ -17,6 +17,7 @@ func newRootCmd(e *env) *cobra.Command {
 		Use:           "balena [command]",
 		Short:         "A container engine for devices",
 		Version:       versionString(),
+		Example:       "  balena run --rm -it busybox sh\n  balena image --help",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
@@ -122,9 +123,9 @@ func needsUserns(cmd *cobra.Command) bool {
 }
 
 // group is a command that only holds others, as `balena image`.
-func group(use, short string, cmds ...*cobra.Command) *cobra.Command {
+func group(use, short, example string, cmds ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: use, Short: short, Annotations: outside,
+		Use: use, Short: short, Example: example, Annotations: outside,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return usageError{fmt.Errorf("unknown command %q for %q\nSee '%s --help'", args[0], cmd.CommandPath(), cmd.CommandPath())}

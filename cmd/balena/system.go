@@ -15,7 +15,7 @@ import (
 
 // newSystemCmd is the group `balena system`.
 func newSystemCmd(e *env) *cobra.Command {
-	return group("system", "Look after the storage",
+	return group("system", "Look after the storage", "  balena system df\n  balena system check --quick",
 		newSystemCheckCmd(e),
 		newSystemDfCmd(e),
 		newInfoCmd(e),
