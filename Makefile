@@ -80,7 +80,7 @@ check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated d
 	$(GO) mod tidy -diff
 	@for d in third_party/*/; do (cd $$d && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
 	scripts/deadcode-check
-	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/cross scripts/deb packaging/deb/postrm test/deb scripts/deadcode-check scripts/docs-check scripts/fuzz scripts/gcflags scripts/links-check scripts/musl-cc test/docs/run scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/sdcard test/bench/engines.bash test/bench/fleet test/crashvm/guest test/crashvm/init
+	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/cross scripts/deb packaging/deb/postrm test/deb scripts/deadcode-check scripts/docs-check scripts/fuzz scripts/gcflags scripts/links-check scripts/musl-cc test/docs/run test/docs/world test/docs/examples scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/sdcard test/bench/engines.bash test/bench/fleet test/crashvm/guest test/crashvm/init
 
 docs: ## generate the man pages and completions in docs/
 	TAGS=$(TAGS) scripts/docs
@@ -88,8 +88,9 @@ docs: ## generate the man pages and completions in docs/
 docs-check: ## the man pages and completions in docs/ are those of the command tree
 	TAGS=$(TAGS) scripts/docs-check
 	scripts/links-check
+	test/docs/run -n
 
-docs-test: build ## run the commands of getting-started.md and configuration.md (as root); FILES= others
+docs-test: build ## run the commands of all documents and the examples of the manual (as root); FILES= picks
 	test/docs/run $(FILES)
 
 size: build ## what grew since the table in test/size/budget was recorded; BASE=another binary

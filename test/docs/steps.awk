@@ -8,9 +8,10 @@ function flush() {
 }
 # A document must not name a target that the Makefile does not have.
 function targets(s,  words, n, i) {
-	n = split(s, words, /[ ;&]+/)
+	sub(/[;&|#].*/, "", s)
+	n = split(s, words, / +/)
 	if (words[1] != "make" && words[2] != "make") return
-	for (i = 2; i <= n && words[i] !~ /^#/; i++)
+	for (i = 2; i <= n; i++)
 		if (words[i] ~ /^[a-z-]+$/ && words[i] != "make" && words[i] != "sudo" && !((words[i] ":") in target)) bad(NR, "no target " words[i] " in the Makefile")
 }
 BEGIN {
@@ -19,10 +20,10 @@ BEGIN {
 }
 
 # What no reader sees.
-hidden && /^-->/ { flush(); hidden = 0; next }
+hidden && /^-->/ { was = call; call = "unseen"; flush(); call = was; hidden = 0; next }
 hidden { text = text $0 "\n"; next }
 !block && /^<!-- docs-test: first$/ { hidden = 1; line = NR; next }
-!block && /^<!-- docs-test: not run, .{10,} -->$/ { skip = 1; next }
+!block && /^<!-- docs-test: not run, ..........+ -->$/ { skip = 1; next }
 !block && /^<!-- docs-test: as a user -->$/ { call = "step_user"; next }
 !block && /^<!-- docs-test/ { bad(NR, "none of: first; as a user; not run, REASON"); next }
 
