@@ -33,7 +33,7 @@ export GOFLAGS := -buildvcs=false -tags=$(TAGS)
 export CGO_ENABLED := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-bench deps-vm build install install-files uninstall check docs docs-check docs-test test size size-check size-budget unit fuzz bats demo bench bench-sdcard bench-startup bench-fleet crash crash-vm cross cross-same test-cross deb deb-test clean
+.PHONY: help deps deps-bench deps-vm build install install-files uninstall check docs pictures docs-check docs-test test size size-check size-budget unit fuzz bats demo bench bench-sdcard bench-startup bench-fleet crash crash-vm cross cross-same test-cross deb deb-test clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -85,7 +85,10 @@ check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated d
 docs: ## generate the man pages and completions in docs/
 	TAGS=$(TAGS) scripts/docs
 
-docs-check: ## the man pages and completions in docs/ are those of the command tree
+pictures: ## draw docs/images/*.svg from the .pic beside each
+	@for f in docs/images/*.pic; do $(GO) run ./test/cmd/picture $$f >$${f%.pic}.svg.new && mv $${f%.pic}.svg.new $${f%.pic}.svg || exit 1; done
+
+docs-check: ## the man pages, completions and pictures in docs/ are those of the command tree and the sources
 	TAGS=$(TAGS) scripts/docs-check
 	scripts/links-check
 	test/docs/run -n
