@@ -142,6 +142,8 @@ replace (
 	github.com/moby/buildkit => ./third_party/buildkit
 	// A client of docker's daemon, with OpenTelemetry: docker-daemon:.
 	github.com/moby/moby/client => ./third_party/moby-client
+	// Regular expressions, compiled at every start.
+	github.com/opencontainers/go-digest => ./third_party/go-digest
 	github.com/pmezard/go-difflib => ./third_party/go-difflib
 	// Compiles the same seccomp filter at each start (12 ms).
 	github.com/seccomp/libseccomp-golang => ./third_party/libseccomp-golang
