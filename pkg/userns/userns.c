@@ -228,9 +228,10 @@ static void hold(void)
 	}
 }
 
+#ifndef __GLIBC__
 /*
- * A constructor gets the arguments from glibc, but not from musl. The kernel
- * puts them right before the environment: argc, argv[0..argc-1], NULL, environ.
+ * The kernel puts the arguments right before the environment: argc,
+ * argv[0..argc-1], NULL, environ. (On ARM, glibc's entry writes over argc.)
  */
 static char **arguments(int *argc)
 {
@@ -240,16 +241,18 @@ static char **arguments(int *argc)
 		;
 	return end - *argc;
 }
+#endif
 
-__attribute__((constructor)) static void balena_userns(void)
+/* A constructor gets the arguments from glibc, but not from musl. */
+__attribute__((constructor)) static void balena_userns(int argc, char **argv)
 {
 	const char *name;
-	char **argv;
-	int argc;
 
 	if (!environ)
 		return;
+#ifndef __GLIBC__
 	argv = arguments(&argc);
+#endif
 	if (argc < 1 || !argv[0] || getenv("_LIBCONTAINER_INITPIPE"))
 		return;
 	name = strrchr(argv[0], '/');
