@@ -33,7 +33,8 @@ export GOFLAGS := -buildvcs=false -tags=$(TAGS)
 export CGO_ENABLED := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-bench deps-vm build install install-files uninstall check docs pictures docs-check docs-test test size size-check size-budget unit fuzz bats demo bench bench-sdcard bench-startup bench-fleet crash crash-vm cross cross-same test-cross deb deb-test clean
+.PHONY: help deps deps-bench deps-vm build install install-files uninstall check docs pictures docs-check docs-test test size size-check size-budget unit fuzz bats demo bench bench-sdcard bench-startup bench-fleet crash crash-vm clean
+.PHONY: cross cross-same cross-run test-cross deb deb-test
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -80,7 +81,8 @@ check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated d
 	$(GO) mod tidy -diff
 	@for d in third_party/*/; do (cd $$d && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
 	scripts/deadcode-check
-	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/cross scripts/deb packaging/deb/postrm test/deb scripts/deadcode-check scripts/docs-check scripts/fuzz scripts/gcflags scripts/links-check scripts/musl-cc test/docs/run test/docs/world test/docs/examples scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/sdcard test/bench/engines.bash test/bench/fleet test/crashvm/guest test/crashvm/init
+	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/deadcode-check scripts/docs-check scripts/fuzz scripts/gcflags scripts/links-check scripts/musl-cc test/docs/run test/docs/world test/docs/examples scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/sdcard test/bench/engines.bash test/bench/fleet test/crashvm/guest test/crashvm/init
+	shellcheck -x -e SC2016,SC2154 scripts/cross scripts/fetch-deb scripts/emulate test/cross scripts/deb packaging/deb/postrm test/deb
 
 docs: ## generate the man pages and completions in docs/
 	TAGS=$(TAGS) scripts/docs
@@ -144,6 +146,9 @@ cross: ## static binaries for the six architectures, in bin/cross
 
 cross-same: ## build for the six again, from another folder and an empty cache, and compare the bytes
 	scripts/cross same $(TARGETS)
+
+cross-run: ## what cross built does its work, for each processor: pull, delta, save, beside amd64 (as root)
+	test/cross $(TARGETS)
 
 test-cross: ## go vet and unit tests for 386 and, in qemu's user mode, armv7: TARGETS= PACKAGES= TESTFLAGS=
 	scripts/cross test $(TARGETS)

@@ -3,12 +3,14 @@ package run
 import (
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"go.podman.io/common/pkg/seccomp"
+	"golang.org/x/sys/unix"
 )
 
 // security is what the --security-opt values of a container say.
@@ -115,6 +117,7 @@ func seccompProfile(profile string, spec *specs.Spec) (*specs.LinuxSeccomp, erro
 		// every start and every exec (docs/performance.md). Without it in the filter
 		// an x32 system call kills its process.
 		p.Architectures = slices.DeleteFunc(p.Architectures, func(a specs.Arch) bool { return a == specs.ArchX32 })
+		addKernelArch(p, runtime.GOARCH)
 		return p, nil
 	}
 	p, err := seccomp.LoadProfile(profile, spec)
@@ -122,6 +125,23 @@ func seccompProfile(profile string, spec *specs.Spec) (*specs.LinuxSeccomp, erro
 		return nil, conflictf("invalid seccomp profile: %v", err)
 	}
 	return p, nil
+}
+
+// addKernelArch has the default profile know the 64-bit programs that the kernel
+// of a 32-bit engine may execute: else their first system call kills them.
+func addKernelArch(p *specs.LinuxSeccomp, goarch string) {
+	var uts unix.Utsname
+	if goarch != "386" && goarch != "arm" || unix.Uname(&uts) != nil {
+		return
+	}
+	switch unix.ByteSliceToString(uts.Machine[:]) {
+	case "x86_64":
+		// What the profile says of amd64 beyond 386.
+		p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{Names: []string{"arch_prctl"}, Action: specs.ActAllow})
+		p.Architectures = append(p.Architectures, specs.ArchX86, specs.ArchX86_64)
+	case "aarch64":
+		p.Architectures = append(p.Architectures, specs.ArchARM, specs.ArchAARCH64)
+	}
 }
 
 // maskedPaths and readonlyPaths are podman's.

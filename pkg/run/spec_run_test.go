@@ -6,8 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/balena-os/balena/pkg/store"
 )
@@ -239,5 +243,23 @@ func TestRunPrivateUserns(t *testing.T) {
 	})
 	if f := strings.Fields(out); len(f) < 4 || f[0] != "0" || f[1] != "100000" || f[2] != "65536" || f[3] != "0" {
 		t.Errorf("got %q", out)
+	}
+}
+
+// TestKernelArch: a 32-bit engine's default profile lets a 64-bit kernel's
+// programs run.
+func TestKernelArch(t *testing.T) {
+	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
+		t.Skip("wants to know that the kernel has 64 bits")
+	}
+	want := map[string]specs.Arch{"amd64": specs.ArchX86_64, "arm64": specs.ArchAARCH64}[runtime.GOARCH]
+	p := &specs.LinuxSeccomp{}
+	addKernelArch(p, runtime.GOARCH)
+	if len(p.Architectures) > 0 {
+		t.Errorf("a 64-bit engine gets %v", p.Architectures)
+	}
+	addKernelArch(p, "arm")
+	if !slices.Contains(p.Architectures, want) {
+		t.Errorf("a 32-bit engine gets %v, not %s", p.Architectures, want)
 	}
 }
