@@ -34,6 +34,7 @@ export CGO_ENABLED := 1
 
 .DEFAULT_GOAL := build
 .PHONY: help deps deps-bench deps-vm build install install-files uninstall check docs pictures docs-check docs-test test size size-check size-budget unit fuzz bats demo bench bench-sdcard bench-startup bench-fleet crash crash-vm clean
+.PHONY: bench-cache bench-idle bench-limits
 .PHONY: cross cross-same cross-run test-cross deb deb-test
 
 help: ## list the targets
@@ -82,6 +83,7 @@ check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated d
 	@for d in third_party/*/; do (cd $$d && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
 	scripts/deadcode-check
 	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/deadcode-check scripts/docs-check scripts/fuzz scripts/gcflags scripts/links-check scripts/musl-cc test/docs/run test/docs/world test/docs/examples scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/sdcard test/bench/engines.bash test/bench/fleet test/crashvm/guest test/crashvm/init
+	shellcheck -x -e SC2016,SC2154 test/bench/cache test/bench/idle test/bench/limits
 	shellcheck -x -e SC2016,SC2154 scripts/cross scripts/fetch-deb scripts/emulate test/cross scripts/deb packaging/deb/postrm test/deb
 
 docs: ## generate the man pages and completions in docs/
@@ -134,6 +136,15 @@ crash: build ## cut the power: N=cuts SEED=n FS="ext4 xfs" OP=pull,rm AT=point P
 
 crash-vm: build ## kill a guest under qemu in pulls and with containers, boot it again: N=cuts SEED=n OP=vm-pull,vm-update,vm-up (as root)
 	N="$(N)" SEED="$(SEED)" OP="$(OP)" AT="$(AT)" test/run crash-vm
+
+bench-cache: build ## what a large pull does to an application beside it: faults, latency, side by side (as root)
+	test/bench/cache
+
+bench-idle: build ## what a container that idles or logs writes to the disk, side by side (as root)
+	test/bench/idle
+
+bench-limits: build ## pulls of 1.5 GB, in one layer and by a delta, and of a million files, in 64 MB of memory (as root)
+	test/bench/limits
 
 bench-sdcard: build ## a pull onto a slow card, beside the same bytes in one go, tar, podman, docker; prints a table (as root)
 	test/bench/sdcard
