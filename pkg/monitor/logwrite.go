@@ -218,9 +218,14 @@ func (l *logWriter) rotate() {
 		}
 		return
 	}
+	// Removed rather than replaced: ext4 writes out at once what replaces a file,
+	// although a container that logs much has it removed before that is due.
+	if err := os.Remove(name(l.cfg.MaxFile - 1)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return // go on with the file that we have
+	}
 	for i := l.cfg.MaxFile - 1; i > 1; i-- {
 		if err := os.Rename(name(i-1), name(i)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return // go on with the file that we have
+			return
 		}
 	}
 	if err := os.Rename(path, name(1)); err != nil && !errors.Is(err, os.ErrNotExist) {
