@@ -39,14 +39,38 @@ func openLayerFiles(home, id string) (*layerFiles, error) {
 		}
 	}
 	l := &layerFiles{}
-	for _, p := range paths {
+	for i, p := range paths {
 		d, err := os.Open(p)
+		if i > 0 && errors.Is(err, fs.ErrNotExist) {
+			d, err = openByShortName(home, p)
+		}
 		if err != nil {
 			return nil, errors.Join(err, l.Close())
 		}
 		l.dirs = append(l.dirs, d)
 	}
 	return l, nil
+}
+
+// openByShortName opens a layer's folder whose short name, a link in the
+// driver's folder l, is missing, and puts the name back, as the driver does before
+// it mounts: the layer itself knows it.
+func openByShortName(home, name string) (*os.File, error) {
+	own, err := filepath.Glob(filepath.Join(home, "*", "link"))
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range own {
+		text, err := os.ReadFile(file)
+		if err != nil || string(text) != filepath.Base(name) {
+			continue
+		}
+		diff := filepath.Join(filepath.Dir(file), "diff")
+		// only a convenience here: whoever mounts the layer tries again
+		_ = os.Symlink(filepath.Join("..", filepath.Base(filepath.Dir(file)), "diff"), name)
+		return os.Open(diff)
+	}
+	return nil, fmt.Errorf("a layer below it is missing: no layer has the short name %s", filepath.Base(name))
 }
 
 var _ graphdriver.FileGetCloser = (*layerFiles)(nil)

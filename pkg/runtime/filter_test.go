@@ -5,11 +5,15 @@ package runtime
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // denying is a profile that allows everything but some system calls.
@@ -136,6 +140,49 @@ func TestContainerDoesNotGetTheFilter(t *testing.T) {
 		if with, _ := runWith(t, o, denying("getpid"), list...); with != without {
 			t.Errorf("descriptors %q, without a profile %q", with, without)
 		}
+	}
+}
+
+// Whoever gets at the descriptor on its way to init cannot change the filter:
+// not a process that a container runs, and not the user's own others.
+func TestFilterThatIsHandedOverCannotBeWritten(t *testing.T) {
+	f := passFilter(t.TempDir(), &configs.Seccomp{
+		DefaultAction: configs.Allow,
+		Syscalls:      []*configs.Syscall{{Name: "getpid", Action: configs.Errno}},
+	})
+	if f == nil {
+		t.Fatal("no filter")
+	}
+	defer f.Close()
+	before, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil || decodeFilter([32]byte(before[len(filterMagic):]), before) == nil {
+		t.Fatalf("%v: no filter in %d bytes", err, len(before))
+	}
+	if _, err := f.WriteAt([]byte("x"), 0); !errors.Is(err, unix.EPERM) {
+		t.Errorf("writing: %v", err)
+	}
+	if err := f.Truncate(0); !errors.Is(err, unix.EPERM) {
+		t.Errorf("truncating: %v", err)
+	}
+	if err := f.Truncate(1 << 20); !errors.Is(err, unix.EPERM) {
+		t.Errorf("growing: %v", err)
+	}
+	if _, err := unix.Mmap(int(f.Fd()), 0, len(before), unix.PROT_WRITE, unix.MAP_SHARED); !errors.Is(err, unix.EPERM) {
+		t.Errorf("mapping: %v", err)
+	}
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_EXEC); !errors.Is(err, unix.EPERM) {
+		t.Errorf("sealing: %v", err)
+	}
+	again, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR, 0)
+	if err == nil {
+		defer again.Close()
+		if _, err = again.Write([]byte("x")); !errors.Is(err, unix.EPERM) {
+			t.Errorf("writing to a second descriptor: %v", err)
+		}
+	}
+	after, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil || !bytes.Equal(before, after) {
+		t.Errorf("%v: it has changed", err)
 	}
 }
 
