@@ -11,8 +11,8 @@ import (
 // What flows between them are chunks from one bounded set, so that a layer
 // costs the same memory whatever its size.
 const (
-	chunkSize  = 256 << 10
-	chunkCount = 10
+	chunkSize  = 64 << 10
+	chunkCount = 12
 )
 
 var errAborted = errors.New("extraction was given up")

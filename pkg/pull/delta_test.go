@@ -285,7 +285,7 @@ func TestDeltaPullFallsBack(t *testing.T) {
 		}, warns: "delta from"},
 		"endless": {do: func(t *testing.T, c *deltaCase) {
 			c.unoffer(c.target)
-			zeros := tarOf(t, entry{name: "zeros", content: string(make([]byte, 64<<20))})
+			zeros := tarOf(t, entry{name: "zeros", content: string(make([]byte, 8<<20))})
 			blob := makeDelta(t, nil, [][]byte{zeros})
 			// says that it is the layer, and is something else
 			i := bytes.Index(blob, digestBytes(digest.FromBytes(zeros)))
