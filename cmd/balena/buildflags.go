@@ -111,6 +111,7 @@ func addBuildRunFlags(f *pflag.FlagSet, o *build.Options) {
 	list(f, &o.CapAdd, "cap-add", "", "capability for RUN")
 	list(f, &o.CapDrop, "cap-drop", "", "capability that RUN does not have")
 	list(f, &o.Security, "security-opt", "", "label=…, seccomp=FILE|unconfined, apparmor=…, mask=…, unmask=…, no-new-privileges")
+	list(f, &o.Allow, "allow", "", "security.insecure: RUN --security=insecure may do what a privileged container may; network.host is always allowed")
 	list(f, &o.GroupAdd, "group-add", "", "further group for RUN")
 	f.StringVar(&o.Userns.How, "userns", "", "user namespace of RUN: host, private or a path (default: the engine's)")
 	list(f, &o.Userns.UIDMap, "userns-uid-map", "", "CONTAINER:HOST:SIZE")

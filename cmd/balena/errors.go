@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/balena-os/balena/pkg/build"
 	"github.com/balena-os/balena/pkg/monitor"
 	"github.com/balena-os/balena/pkg/pull"
 	"github.com/balena-os/balena/pkg/store"
@@ -121,5 +122,6 @@ var hints = []struct {
 	{pull.ErrNoImage, "fetch it with 'balena pull IMAGE'"},
 	{pull.ErrCompressedArchive, "decompress the file first, with 'gunzip', 'zstd -d', 'bunzip2' or 'xz -d': a pull writes no temporary files"},
 	{errDamageFound, "repair it with 'balena system check --repair'"},
+	{build.ErrNotAllowed, "build with --allow security.insecure if you trust what the Dockerfile runs as you trust what you run yourself"},
 	{store.ErrNameInUse, "remove that container with 'balena rm', rename it with 'balena rename', or choose another --name"},
 }

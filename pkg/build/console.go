@@ -148,7 +148,7 @@ func (c *console) begin(stage, number, of, text string) {
 	} else if len(c.nodes) > 1 {
 		label = fmt.Sprintf("stage-%d %s", i, label)
 	}
-	c.now = &step{label: "[" + label + "] " + text, text: text, begun: time.Now()}
+	c.now = &step{label: "[" + label + "] " + asWritten(text), text: text, begun: time.Now()}
 	c.tail = nil
 	if i < len(c.nodes) {
 		n, _ := strconv.Atoi(number)

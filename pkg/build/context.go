@@ -58,6 +58,9 @@ func (b *builder) context(_ context.Context, from string) (*buildContext, error)
 	if err := b.findFiles(c, dockerfile, remote); err != nil {
 		return nil, err
 	}
+	if err := b.entitle(c); err != nil {
+		return nil, err
+	}
 	return c, b.parse(c)
 }
 

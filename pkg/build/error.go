@@ -55,7 +55,7 @@ func stepError(err error, file string, failed *step, tail []string) error {
 	if failed == nil {
 		return err
 	}
-	e := &StepError{Instruction: firstLine(failed.text), Output: tail, Err: err}
+	e := &StepError{Instruction: firstLine(asWritten(failed.text)), Output: tail, Err: err}
 	if failed.node != nil {
 		e.File, e.Line = filepath.Base(file), failed.node.StartLine
 	}

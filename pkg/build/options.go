@@ -15,6 +15,8 @@ import (
 var (
 	// ErrOptions is what no build can begin with.
 	ErrOptions = errors.New("invalid build options")
+	// ErrNotAllowed is for RUN --security=insecure that Options.Allow lacks.
+	ErrNotAllowed = errors.New("the build does not allow it")
 	// ErrNoDockerfile is for a context without the file that was asked for.
 	ErrNoDockerfile = errors.New("no Dockerfile")
 )
@@ -77,6 +79,7 @@ type Options struct {
 	CapAdd     []string      //
 	CapDrop    []string      //
 	Security   []string      // label=…, seccomp=…, apparmor=…, mask=…, unmask=…, no-new-privileges
+	Allow      []string      // security.insecure, network.host: what instructions may ask for
 	GroupAdd   []string      //
 	Userns     Userns        //
 	NoHosts    bool          // leave /etc/hosts alone
@@ -120,6 +123,11 @@ func (o *Options) Check() error {
 		one("network", o.Network, "", "default", "bridge", "host", "none"),
 	} {
 		if err != nil {
+			return err
+		}
+	}
+	for _, a := range o.Allow {
+		if err := one("allow", a, "", allowInsecure, allowHost); err != nil {
 			return err
 		}
 	}

@@ -35,7 +35,7 @@ func (b *builder) translate(ctx context.Context, c *buildContext) error {
 		PullPolicy:              define.PullNever, // pullBases has them all
 		Isolation:               define.IsolationOCI,
 		Runtime:                 "/proc/self/exe",
-		RuntimeArgs:             []string{"balena-runc", "--root", b.room.runtime},
+		RuntimeArgs:             b.runtimeArgs(),
 		Args:                    maps.Clone(o.Args),
 		AdditionalBuildContexts: map[string]*define.AdditionalBuildContext{},
 		SystemContext:           sys,

@@ -39,6 +39,9 @@ type CreateOptions struct {
 	NoPivot bool
 	// NoNewKeyring leaves the container in the caller's session keyring.
 	NoNewKeyring bool
+	// PrivilegedMount is a mount point that the specification of a container
+	// has which is to be privileged; empty: none has it.
+	PrivilegedMount string
 	// NotifySocket is a systemd notify socket (the caller's $NOTIFY_SOCKET)
 	// that the container gets a forwarder of; empty: none.
 	NotifySocket string
@@ -86,6 +89,9 @@ func create(ctx context.Context, o CreateOptions, a action) (int, error) {
 	}
 	if o.ID == "" {
 		return -1, ErrEmptyID
+	}
+	if err := privilege(spec, o.PrivilegedMount); err != nil {
+		return -1, err
 	}
 	notify := newNotifyForwarder(o.NotifySocket, o.Root, o.ID)
 	if notify != nil {

@@ -104,6 +104,7 @@ func stdioFlags(f *pflag.FlagSet, s *runtime.Stdio, preserve *int) {
 func (c *cli) fill(o *runtime.CreateOptions, id string, preserve int) error {
 	o.Root, o.ID = c.root, id
 	o.SystemdCgroup = c.systemdCgroup
+	o.PrivilegedMount = c.privilegedMount
 	o.NotifySocket = os.Getenv("NOTIFY_SOCKET")
 	var err error
 	if o.Rootless, err = c.rootlessMode(); err != nil {

@@ -27,6 +27,7 @@ type cli struct {
 	log, logFormat        string
 	debug                 bool
 	systemdCgroup         bool
+	privilegedMount       string
 	rootless              string
 	// toStderr: the log is somewhere else, so errors are printed too.
 	toStderr bool
@@ -115,6 +116,7 @@ The command line is runc's.`,
 	f.StringVar(&c.root, "root", "/run/runc", "root directory for storage of container state (this should be located in tmpfs)")
 	f.BoolVar(&c.systemdCgroup, "systemd-cgroup", false, `enable systemd cgroup support, expects cgroupsPath to be of form "slice:prefix:name"`)
 	f.StringVar(&c.rootless, "rootless", "auto", "ignore cgroup permission errors ('true', 'false', or 'auto')")
+	f.StringVar(&c.privilegedMount, "privileged-mount", "", "make a container with a mount at this path privileged, without the mount")
 	f.BoolVarP(&version, "version", "v", false, "print the version")
 	cmd.AddCommand(
 		c.createCmd(), c.deleteCmd(), c.eventsCmd(), c.execCmd(), c.featuresCmd(), c.killCmd(),
