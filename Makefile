@@ -35,7 +35,7 @@ export CGO_ENABLED := 1
 .DEFAULT_GOAL := build
 .PHONY: help deps deps-bench deps-vm build install install-files uninstall check docs pictures docs-check docs-test test size size-check size-budget unit fuzz bats demo bench bench-sdcard bench-startup bench-fleet crash crash-vm clean
 .PHONY: bench-cache bench-idle bench-limits
-.PHONY: cross cross-same cross-run test-cross deb deb-test
+.PHONY: cross cross-same cross-run test-cross vm-arm deb deb-test
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -84,7 +84,8 @@ check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated d
 	scripts/deadcode-check
 	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/deadcode-check scripts/docs-check scripts/fuzz scripts/gcflags scripts/links-check scripts/musl-cc test/docs/run test/docs/world test/docs/examples scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/sdcard test/bench/engines.bash test/bench/fleet test/crashvm/guest test/crashvm/init
 	shellcheck -x -e SC2016,SC2154 test/bench/cache test/bench/idle test/bench/limits
-	shellcheck -x -e SC2016,SC2154 scripts/cross scripts/fetch-deb scripts/emulate test/cross scripts/deb packaging/deb/postrm test/deb
+	shellcheck -x -e SC2016,SC2154 scripts/cross scripts/fetch-deb scripts/emulate test/cross test/vmarm/run test/vmarm/init scripts/deb packaging/deb/postrm test/deb
+	test/contrib
 
 docs: ## generate the man pages and completions in docs/
 	TAGS=$(TAGS) scripts/docs
@@ -163,6 +164,9 @@ cross-run: ## what cross built does its work, for each processor: pull, delta, s
 
 test-cross: ## go vet and unit tests for 386 and, in qemu's user mode, armv7: TARGETS= PACKAGES= TESTFLAGS=
 	scripts/cross test $(TARGETS)
+
+vm-arm: ## boot Debian's kernels for ARM under qemu and run containers with cross's binaries: TARGETS="armv7 arm64" (as root)
+	test/vmarm/run $(TARGETS)
 
 deb: ## Debian packages for the six architectures, in bin/deb; lintian reads them
 	scripts/deb $(TARGETS)
