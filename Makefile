@@ -83,7 +83,7 @@ check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated d
 	@for d in third_party/*/; do (cd $$d && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
 	scripts/deadcode-check
 	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/deadcode-check scripts/docs-check scripts/fuzz scripts/gcflags scripts/links-check scripts/musl-cc test/docs/run test/docs/world test/docs/examples scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/sdcard test/bench/engines.bash test/bench/fleet test/crashvm/guest test/crashvm/init
-	shellcheck -x -e SC2016,SC2154 test/bench/cache test/bench/idle test/bench/limits
+	shellcheck -x -e SC2016,SC2154 test/bench/cache test/bench/idle test/bench/inits test/bench/limits
 	shellcheck -x -e SC2016,SC2154 scripts/cross scripts/fetch-deb scripts/emulate test/cross test/vmarm/run test/vmarm/init scripts/deb packaging/deb/postrm test/deb
 	test/contrib
 
@@ -131,6 +131,7 @@ bench: build ## side by side with podman and docker; prints a table (as root)
 
 bench-startup: build ## start-up and memory of the small commands and the stages, side by side (as root)
 	test/bench/bench startup memory
+	@echo; test/bench/inits
 
 crash: build ## cut the power: N=cuts SEED=n FS="ext4 xfs" OP=pull,rm AT=point PEER=podman|docker (as root)
 	N="$(N)" SEED="$(SEED)" FS="$(FS)" OP="$(OP)" AT="$(AT)" PEER="$(PEER)" test/run crash

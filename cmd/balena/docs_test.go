@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -93,4 +94,31 @@ func TestRunOptionsDocument(t *testing.T) {
 			t.Errorf("%s says nothing of %s", file, long)
 		}
 	})
+}
+
+// docs/size.md tells of each replaced module and each build tag what it costs.
+func TestSizeDocument(t *testing.T) {
+	text := func(file string) string {
+		b, err := os.ReadFile("../../" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	doc := text("docs/size.md")
+	names := regexp.MustCompile(`(?m)^\t(\S+) => \./third_party/`).FindAllStringSubmatch(text("go.mod"), -1)
+	tags := regexp.MustCompile(`(?m)^TAGS := (.*)$`).FindStringSubmatch(text("Makefile"))
+	if len(names) < 10 || tags == nil {
+		t.Fatalf("%d replacements, tags %v: are they looked for in the right place?", len(names), tags)
+	}
+	for _, n := range names {
+		if name := path.Base(regexp.MustCompile(`/v\d+$`).ReplaceAllString(n[1], "")); !strings.Contains(doc, name) {
+			t.Errorf("docs/size.md does not say what replacing %s costs", n[1])
+		}
+	}
+	for tag := range strings.SplitSeq(tags[1], ",") {
+		if !strings.Contains(doc, "`"+tag+"`") {
+			t.Errorf("docs/size.md does not say what the tag %s costs", tag)
+		}
+	}
 }
