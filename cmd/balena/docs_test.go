@@ -122,3 +122,23 @@ func TestSizeDocument(t *testing.T) {
 		}
 	}
 }
+
+// docs/README.md leads to each document.
+func TestDocumentIndex(t *testing.T) {
+	index, err := os.ReadFile("../../docs/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pattern := range []string{"*.md", "design/*.md"} {
+		found, err := filepath.Glob("../../docs/" + pattern)
+		if err != nil || len(found) == 0 {
+			t.Fatalf("no documents in docs/%s: %v", pattern, err)
+		}
+		for _, f := range found {
+			f = strings.TrimPrefix(f, "../../docs/")
+			if f != "README.md" && !strings.Contains(string(index), "("+f+")") {
+				t.Errorf("docs/README.md does not lead to %s", f)
+			}
+		}
+	}
+}
