@@ -90,12 +90,12 @@ func TestHostileManifests(t *testing.T) {
 		{"an index in an index", index, func(r *testRegistry) string {
 			inner := `{"schemaVersion":2,"mediaType":"` + index + `","manifests":[]}`
 			d := r.putManifest("inner", []byte(inner), index)
-			return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":%d,"platform":{"architecture":"amd64","os":"linux"}}]}`, index, index, d.Digest, len(inner))
+			return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":%d,"platform":{"architecture":%q,"os":"linux"}}]}`, index, index, d.Digest, len(inner), runtime.GOARCH)
 		}, ""},
 		{"an index that names another's digest", index, func(r *testRegistry) string {
 			lie := digest.FromString("lie")
 			r.manifests[string(lie)], r.mimes[string(lie)] = []byte(man(config(r, goodConfig(1)), layer(r, ""))), image
-			return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":5,"platform":{"architecture":"amd64","os":"linux"}}]}`, index, image, lie)
+			return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":5,"platform":{"architecture":%q,"os":"linux"}}]}`, index, image, lie, runtime.GOARCH)
 		}, "digest"},
 		{"an index of 30,000 platforms", index, func(r *testRegistry) string {
 			one := fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":5,"platform":{"architecture":"pdp11","os":"linux"}},`, image, digest.FromString("x"))
