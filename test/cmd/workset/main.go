@@ -24,14 +24,14 @@ const request = 1 << 20
 
 var (
 	page = os.Getpagesize()
-	sum  byte // kept, so that the reads are, too
+	Sum  byte // exported, so that the reads stay
 )
 
 func main() {
 	pause := flag.Duration("pause", 20*time.Millisecond, "between two requests")
 	resident := flag.Bool("resident", false, "print how many bytes of the files are in the page cache, and end")
 	flag.Parse()
-	err := fmt.Errorf("usage: workset [-pause DURATION] FILE, workset -resident FILE...")
+	err := fmt.Errorf("usage: workset [-pause DURATION] FILE, workset -resident FILE [FILE]")
 	switch {
 	case *resident && flag.NArg() > 0:
 		err = printResident(flag.Args())
@@ -76,7 +76,7 @@ func serve(path string, pause time.Duration) error {
 		at := rand.IntN(max(1, len(b)/request)) * request
 		faults, began := majorFaults(), time.Now()
 		for _, i := range rand.Perm(min(request, len(b)) / page) {
-			sum += b[at+i*page]
+			Sum += b[at+i*page]
 		}
 		took := time.Since(began)
 		fmt.Fprintln(out, began.UnixNano(), took.Microseconds(), majorFaults()-faults)
