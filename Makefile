@@ -84,7 +84,7 @@ check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated d
 	scripts/deadcode-check
 	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/deadcode-check scripts/docs-check scripts/fuzz scripts/gcflags scripts/links-check scripts/musl-cc test/docs/run test/docs/world test/docs/examples scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/sdcard test/bench/engines.bash test/bench/fleet test/crashvm/guest test/crashvm/init
 	shellcheck -x -e SC2016,SC2154 test/bench/cache test/bench/idle test/bench/inits test/bench/limits
-	shellcheck -x -e SC2016,SC2154 scripts/cross scripts/fetch-deb scripts/emulate test/cross test/vmarm/run test/vmarm/init scripts/deb packaging/deb/postrm test/deb
+	shellcheck -x -e SC2016,SC2154 scripts/cross scripts/fetch-deb scripts/emulate test/cross test/vmarm/run test/vmarm/init test/size/engines scripts/deb packaging/deb/postrm test/deb
 	test/contrib
 
 docs: ## generate the man pages and completions in docs/
