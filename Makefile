@@ -133,6 +133,9 @@ bench-startup: build ## start-up and memory of the small commands and the stages
 	test/bench/bench startup memory
 	@echo; test/bench/inits
 
+test-projects: build ## build Ghost and a Go service, run them and ask them over HTTP (as root; minutes)
+	PROJECTS=1 test/run root rootless projects.bats
+
 crash: build ## cut the power: N=cuts SEED=n FS="ext4 xfs" OP=pull,rm AT=point PEER=podman|docker (as root)
 	N="$(N)" SEED="$(SEED)" FS="$(FS)" OP="$(OP)" AT="$(AT)" PEER="$(PEER)" test/run crash
 
