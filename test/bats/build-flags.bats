@@ -78,8 +78,6 @@ teardown() {
 
 @test "--cache-to sends steps to a repository, and --cache-from takes them from there" {
 	local cache=$REGISTRY/cache-$BALENA_TEST_MODE
-	printf '[[registry]]\nlocation = "%s"\ninsecure = true\n' "$REGISTRY" >"$BATS_TEST_TMPDIR/registries.conf"
-	export CONTAINERS_REGISTRIES_CONF=$BATS_TEST_TMPDIR/registries.conf
 	dockerfile <<<"FROM busybox"$'\n'"RUN date +%N >/r"$'\n'"RUN echo second >/s"
 	built --cache-to "$cache" -t cached
 	local first

@@ -31,3 +31,16 @@ func TestCopy(t *testing.T) {
 		t.Error("a function was copied")
 	}
 }
+
+func TestCopySameType(t *testing.T) {
+	type settings struct {
+		Insecure bool
+		hidden   string
+		Stop     <-chan struct{}
+	}
+	in := settings{true, "x", make(chan struct{})}
+	var out settings
+	if err := Copy(&out, &in); err != nil || out != in {
+		t.Errorf("got %+v, %v, expected %+v", out, err, in)
+	}
+}
