@@ -2,7 +2,9 @@ package run
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -261,5 +263,17 @@ func TestKernelArch(t *testing.T) {
 	addKernelArch(p, "arm")
 	if !slices.Contains(p.Architectures, want) {
 		t.Errorf("a 32-bit engine gets %v, not %s", p.Architectures, want)
+	}
+}
+
+// TestMapsBeyondInts: on 32 bits an ID from 1<<31 on is refused, not taken for
+// a negative one.
+func TestMapsBeyondInts(t *testing.T) {
+	maps := idMaps{UID: []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1 << 31, Size: 65536}}}
+	if err := checkWidth(maps, math.MaxInt32); !errors.Is(err, ErrOptions) {
+		t.Errorf("got %v", err)
+	}
+	if err := checkWidth(maps, math.MaxInt64); err != nil {
+		t.Error(err)
 	}
 }

@@ -3,6 +3,7 @@ package run
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -99,10 +100,24 @@ func idMappings(c *store.Config, rootless bool) (idMaps, storage.IDMappingOption
 	case m.kind == "nomap":
 		maps, err = noMap()
 	}
+	if err == nil {
+		err = checkWidth(maps, math.MaxInt)
+	}
 	if err != nil {
 		return idMaps{}, host, err
 	}
 	return maps, storage.IDMappingOptions{UIDMap: storageMap(maps.UID), GIDMap: storageMap(maps.GID)}, nil
+}
+
+// checkWidth refuses what containers/storage, whose IDs are ints of at most most,
+// would take for negative numbers on 32 bits.
+func checkWidth(maps idMaps, most uint64) error {
+	for _, m := range slices.Concat(maps.UID, maps.GID) {
+		if uint64(max(m.ContainerID, m.HostID, m.Size)) > most {
+			return conflictf("the mapping %d:%d:%d needs balena for 64 bits: this one knows IDs up to %d", m.ContainerID, m.HostID, m.Size, most)
+		}
+	}
+	return nil
 }
 
 // layerMaps turns the mappings that a layer was made with into a container's.
