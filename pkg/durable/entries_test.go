@@ -97,7 +97,7 @@ func TestManyEntries(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if limit := int64(2<<20 + 40*n); w.most > limit || w.most == 0 {
+	if limit := int64(3<<20 + 40*n); w.most > limit || w.most == 0 {
 		t.Errorf("%d entries keep %d MB", n, w.most>>20)
 	}
 	uids := s.uids.sorted()

@@ -24,7 +24,8 @@ const (
 	flushBytes = 2 << 20
 	// flushQueue is how many batches may wait; it bounds the open files.
 	flushQueue = 2
-	// flushFiles is how many small files are written back at once at the most.
+	// flushFiles is how many entries are written back at once at the most, empty
+	// files and folders too: until then the kernel keeps their inodes, of 1 kB.
 	flushFiles = 4096
 )
 
@@ -43,6 +44,7 @@ type flusher struct {
 	weight  int64    // bytes of the batch
 	small   []string // written, and not handed to the waiter
 	smalls  int64    // bytes of them
+	synced  int64    // entries that were handed to the waiter
 	done    chan error
 	buf     []file
 	stopped bool
@@ -62,6 +64,7 @@ type flusher struct {
 type batch struct {
 	extents []extent
 	small   []string
+	sync    bool
 	bytes   int64
 }
 
@@ -105,7 +108,7 @@ func (f *flusher) waiter() {
 				unix.Close(e.fd)
 			}
 		}
-		if len(b.small) > 0 {
+		if b.sync {
 			if err := f.sync(f.root); err != nil && first == nil {
 				first = err
 			}
@@ -127,13 +130,15 @@ func unsupportedSync(err error) bool {
 // that was delivered so far has been extracted.
 func (f *flusher) advance(delivered int64) {
 	f.drop()
-	if f.seen.count.Load() == 0 {
-		return
-	}
 	var open file
-	f.buf, open = f.seen.finished(delivered, f.buf)
-	for _, d := range f.buf {
-		f.finish(d)
+	if f.seen.count.Load() > 0 {
+		f.buf, open = f.seen.finished(delivered, f.buf)
+		for _, d := range f.buf {
+			f.finish(d)
+		}
+	}
+	if f.seen.all.Load()-f.synced >= flushFiles {
+		f.handSmall()
 	}
 	if open.name != "" && delivered-open.start-f.openedTo(open.name) >= flushStep {
 		f.part(open.name, delivered-open.start)
@@ -174,7 +179,7 @@ func (f *flusher) finish(d file) {
 	}
 	if d.end-d.start < flushSmall {
 		f.small = append(f.small, d.name)
-		if f.smalls += d.end - d.start; f.smalls >= flushTogether || len(f.small) >= flushFiles {
+		if f.smalls += d.end - d.start; f.smalls >= flushTogether {
 			f.handSmall()
 		}
 		return
@@ -184,16 +189,15 @@ func (f *flusher) finish(d file) {
 	}
 }
 
-// handSmall gives the small files to the waiter.
+// handSmall gives the small files to the waiter, and what else was made since
+// the last time. The splitter is a little ahead; what it counted too early only
+// comes with the next sync.
 func (f *flusher) handSmall() {
-	if len(f.small) == 0 {
-		return
-	}
 	if f.root < 0 {
 		f.root = openInRoot("/")
 	}
-	f.send(batch{small: f.small, bytes: f.smalls})
-	f.small, f.smalls = nil, 0
+	f.send(batch{small: f.small, sync: true, bytes: f.smalls})
+	f.small, f.smalls, f.synced = nil, 0, f.seen.all.Load()
 }
 
 // drop takes small files that are clean out of the page cache.
@@ -254,7 +258,9 @@ func (f *flusher) stop() error {
 	f.stopped = true
 	f.closeOpen()
 	f.hand()
-	f.handSmall()
+	if len(f.small) > 0 {
+		f.handSmall()
+	}
 	close(f.wait)
 	err := <-f.done
 	f.drop()

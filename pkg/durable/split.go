@@ -29,6 +29,7 @@ type files struct {
 	mu    sync.Mutex
 	queue []file
 	count atomic.Int64 // len(queue), readable without the lock
+	all   atomic.Int64 // entries of any kind, so far
 }
 
 func (f *files) begin(name string, at int64) {
@@ -127,6 +128,7 @@ func (s *split) entries(in *linkReader, out *recorder, seen *files) error {
 			return err
 		}
 		s.note(hdr)
+		seen.all.Add(1)
 		var sum []byte
 		if hdr.Size > 0 {
 			regular := hdr.Typeflag == tar.TypeReg || hdr.Typeflag == tar.TypeRegA

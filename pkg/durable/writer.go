@@ -24,6 +24,7 @@ type Writer struct {
 	layerDir  string // where containers/storage keeps layers.json and tar-split files
 	lockDir   string
 	staging   string // "" if the driver cannot stage
+	stager    graphdriver.DriverWithDiffer
 }
 
 // NewWriter takes an open store.
@@ -39,7 +40,8 @@ func NewWriter(st storage.Store) (*Writer, error) {
 		layerDir:  filepath.Join(st.GraphRoot(), st.GraphDriverName()+"-layers"),
 		lockDir:   filepath.Join(st.RunRoot(), "pull"),
 	}
-	if _, ok := driver.(graphdriver.DriverWithDiffer); ok {
+	if stager, ok := driver.(graphdriver.DriverWithDiffer); ok {
+		w.stager = stager
 		w.staging = filepath.Join(st.GraphRoot(), st.GraphDriverName(), "staging")
 	}
 	if err := os.MkdirAll(w.lockDir, 0o700); err != nil {
@@ -127,7 +129,9 @@ func (w *Writer) Discard(s *Staged) error {
 	}
 	if s.out != nil && s.out.Target != "" {
 		defer staging.Delete(filepath.Dir(s.out.Target))
-		if cerr := w.st.CleanupStagedLayer(s.out); cerr != nil {
+		// Not the store's, which takes its lock: a build has it while the layer's
+		// archive is read, and would wait for us.
+		if cerr := w.stager.CleanupStagingDirectory(s.out.Target); cerr != nil {
 			err = errors.Join(err, fmt.Errorf("removing a staging directory: %w", cerr))
 		}
 	}

@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # A full disk: a clear word, everything as before, and a way out.
+# shellcheck disable=SC2030,SC2031 # one test has a ROOT of its own
 
 load helpers
 
@@ -174,4 +175,123 @@ whole() {
 	umount "$ROOT/overlay" 2>/dev/null || true
 	umount "$T/failing"
 	umount "$T/thin"
+}
+
+# ---- the same by injection, and in builds and deltas -----------------------
+
+# failing CALL ERROR WHEN ARGS...: an engine for which a system call fails
+failing() {
+	command -v strace >/dev/null || skip "no strace"
+	rootless_skip "strace keeps newuidmap from its privileges"
+	local call=$1 error=$2 when=$3
+	shift 3
+	# shellcheck disable=SC2086 # several words
+	run --separate-stderr without3 timeout -k 5 60 strace -f -qq -o "$BATS_TEST_TMPDIR/trace" \
+		${ONLY:+-P "$ONLY"} -e trace="$call" -e inject="$call:error=$error:when=$when" \
+		"$BALENA" --root "$ROOT" --runroot "$RUNROOT" "$@"
+	echo "$output"
+	echo "stderr: $stderr"
+	grep -q INJECTED "$BATS_TEST_TMPDIR/trace" || fail "$call did not fail"
+	refute_stderr 'goroutine|panic'
+}
+
+everything() {
+	balena images -a --no-trunc --format '{{.ID}} {{.Repository}}:{{.Tag}}'
+	balena ps -a --no-trunc --format '{{.ID}} {{.Names}} {{.State}}'
+	find "$ROOT/overlay" -maxdepth 2 ! -name staging ! -name tempdirs | sort
+}
+
+@test "a quota that is used up in the middle of a pull" {
+	local before
+	before=$(everything)
+	failing symlinkat EDQUOT 1+ pull -q "$REGISTRY/busybox:kinds"
+	assert_equal "$status" 125
+	assert_stderr 'the quota was used up while the image, [0-9.]+.B compressed, was written: .*disk quota exceeded'
+	assert_stderr "hint: a quota limits what $ROOT may take: .*balena system prune"
+	assert_equal "$(everything)" "$before"
+	whole
+	run_balena pull -q "$REGISTRY/busybox:kinds"
+}
+
+@test "a disk that cannot read: save leaves no archive, and says what is wrong" {
+	local layer out=$T/read-error.tar ONLY
+	layer=$(dirname "$(dirname "$(find "$ROOT"/overlay/*/diff -path '*/bin/busybox' | head -1)")")
+	ONLY=$layer/bin/busybox
+	failing read EIO 1+ save -o "$out" "$BUSYBOX"
+	assert_equal "$status" 125
+	assert_stderr 'input/output error'
+	assert_stderr 'hint: the disk may be failing'
+	[ ! -e "$out" ]
+	failing read EIO 1+ system check
+	[ "$status" -ne 0 ]
+	assert_match 'input/output error'
+	ONLY=
+	whole
+	run_balena save -o "$out" "$BUSYBOX"
+}
+
+@test "the disk fills up in a build: before, in a step, while the image is written" {
+	balena tag "$BUSYBOX" localhost/base
+	local dir=$BATS_TEST_TMPDIR/c before free
+	mkdir "$dir"
+	head -c 6000000 /dev/urandom >"$dir/file"
+	before=$(everything)
+	fill
+	run_balena -125 build -q -t full "$dir" -f - <<<$'FROM localhost/base\nCOPY file /'
+	assert_stderr 'no space left on device|not enough free space'
+	assert_stderr "hint: $ROOT has [0-9.]+k?B free"
+	rm -rf "$DISK"/fill*
+	assert_equal "$(everything)" "$before"
+	# as much as the working container takes, and not the layer too
+	free=$(($(stat -f -c '%a * %S' "$DISK")))
+	head -c $((free - 8000000)) /dev/zero >"$DISK/fill.0"
+	run_balena -any build -q -t full "$dir" -f - <<<$'FROM localhost/base\nCOPY file /'
+	[ "$status" -ne 0 ]
+	assert_stderr 'no space left on device|not enough free space'
+	rm -rf "$DISK"/fill*
+	run_balena -any build -q -t full "$dir" -f - <<<$'FROM localhost/base\nRUN cat /dev/zero >/file'
+	[ "$status" -ne 0 ]
+	run_balena -1 image exists full
+	assert_equal "$(everything)" "$before"
+	whole
+	run_balena build -q -t full "$dir" -f - <<<$'FROM localhost/base\nCOPY file /'
+}
+
+@test "the disk fills up in an update by a delta: before it, and in its middle" {
+	rootless_skip "the registry's folder is root's"
+	local name=full-$RANDOM pid rc=0 before
+	mkdir -p "$T/v1" "$T/v2"
+	head -c 12000000 /dev/urandom >"$T/v1/file"
+	{ head -c 5000000 "$T/v1/file"; head -c 2000000 /dev/urandom; tail -c 7000000 "$T/v1/file"; } >"$T/v2/file"
+	tar -C "$T/v1" -cf "$T/v1.tar" file
+	tar -C "$T/v2" -cf "$T/v2.tar" file
+	"$BIN/mkimage" "$T/layout" <<<"[{\"tag\": \"1\", \"manifests\": [{\"layers\": [{\"tar\": \"$T/v1.tar\"}]}]}, {\"tag\": \"2\", \"manifests\": [{\"layers\": [{\"tar\": \"$T/v2.tar\"}]}]}]"
+	"$BIN/../registry/registry" push "$REGISTRY" "$T/layout" "$name"
+	TMPDIR=$T run_balena image delta -q --push "docker://$REGISTRY/$name:1" "docker://$REGISTRY/$name:2"
+	faultproxy -fault slow -rate 500000
+	run_balena pull -q --no-delta "$REGISTRY/$name:1"
+	balena tag "$REGISTRY/$name:1" "$PROXY/$name:1"
+	before=$(everything)
+	fill
+	run_balena -125 pull -q "$PROXY/$name:2"
+	assert_stderr 'not enough free space|no space left on device'
+	assert_stderr "hint: $ROOT has [0-9.]+k?B free"
+	rm -rf "$DISK"/fill*
+	assert_equal "$(everything)" "$before"
+	balena pull -q "$PROXY/$name:2" 2>"$BATS_TEST_TMPDIR/err" &
+	pid=$!
+	eventually staging
+	sleep 1
+	fill
+	wait $pid || rc=$?
+	cat "$BATS_TEST_TMPDIR/err"
+	assert_equal "$rc" 125
+	grep -q 'the disk filled up while the image' "$BATS_TEST_TMPDIR/err"
+	rm -rf "$DISK"/fill*
+	assert_equal "$(everything)" "$before"
+	whole
+	faultproxy_stop
+	run_balena pull "$REGISTRY/$name:2"
+	assert_stderr 'delta'
+	whole
 }
