@@ -49,6 +49,8 @@ const (
 	findTimeout = 10 * time.Second
 	// relearn is after how long a registry without the API is asked again.
 	relearn = 30 * 24 * time.Hour
+	// settleLeast is how long, at least, others get to overwrite a list.
+	settleLeast = 100 * time.Millisecond
 	// maxReferrers bounds a list, in artifacts and in pages.
 	maxReferrers, maxReferrerPages = 10000, 100
 )
@@ -282,7 +284,8 @@ func (r *referrers) putManifest(ctx context.Context, ref types.ImageReference, m
 // editFallback changes the list under the fallback tag, unless the registry has
 // the API and so keeps the list itself. The tag goes with the last entry.
 // Nothing locks a tag, so it looks afterwards whether somebody else overwrote
-// the change.
+// the change: at once, and again when a change that was under way meanwhile
+// should have arrived.
 func (r *referrers) editFallback(ctx context.Context, repo reference.Named, subject digest.Digest, edit func([]imgspecv1.Descriptor) []imgspecv1.Descriptor) error {
 	places, err := registryPlaces(r.sys, repo, subject, false)
 	if err != nil {
@@ -303,14 +306,24 @@ func (r *referrers) editFallback(ctx context.Context, repo reference.Named, subj
 	same := func(a, b []imgspecv1.Descriptor) bool {
 		return slices.EqualFunc(a, b, func(x, y imgspecv1.Descriptor) bool { return x.Digest == y.Digest })
 	}
-	for range pushTries {
+	var settle time.Duration // 0: nothing was changed, or it has settled
+	for range 3 * pushTries {
+		begin := time.Now()
 		index, err := fallbackIndex(ctx, p, subject)
 		if err != nil && !errors.Is(err, errNotThere) {
 			return err
 		}
 		fresh := edit(index.Manifests)
-		if same(fresh, index.Manifests) {
+		switch {
+		case !same(fresh, index.Manifests):
+		case settle == 0:
 			return nil
+		default:
+			if err := wait(ctx, settle); err != nil {
+				return err
+			}
+			settle = 0
+			continue
 		}
 		if len(fresh) == 0 {
 			return r.deleteRef(ctx, ref)
@@ -323,8 +336,20 @@ func (r *referrers) editFallback(ctx context.Context, repo reference.Named, subj
 		if err := r.putManifest(ctx, ref, raw, nil); err != nil {
 			return fmt.Errorf("listing it under the tag %s: %w", tagged.Tag(), err)
 		}
+		// Who read the list before this change will have written it in
+		// about the time that this one took.
+		settle = max(settleLeast, 2*time.Since(begin))
 	}
 	return fmt.Errorf("the tag %s is changed by others all the time", tagged.Tag())
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // delete removes an artifact, and its entry under the fallback tag. The blobs

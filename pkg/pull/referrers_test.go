@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -181,6 +182,43 @@ func TestReferrers(t *testing.T) {
 				t.Errorf("the other image's: %v, %v", found, err)
 			}
 		})
+	}
+}
+
+// TestReferrersAtOnce: of two who publish at the same time where the list is
+// under a tag, the one whose list is overwritten by the other's notices it.
+func TestReferrersAtOnce(t *testing.T) {
+	reg := newFakeRegistry(t, false)
+	n := reg.repo(t, "app")
+	subject := reg.target(t, "app", "2")
+	tag := "/manifests/" + fallbackTag(subject.Digest)
+	var puts atomic.Int32
+	both, seen := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	reg.on(func(_ http.ResponseWriter, q *http.Request) bool {
+		switch {
+		case !strings.HasSuffix(q.URL.Path, tag):
+		case q.Method == http.MethodGet && puts.Load() == 2:
+			// the first has looked at what it wrote
+			once.Do(func() { time.AfterFunc(50*time.Millisecond, func() { close(seen) }) })
+		case q.Method == http.MethodPut:
+			switch puts.Add(1) {
+			case 1:
+				<-both
+			case 2:
+				close(both)
+				<-seen
+			}
+		}
+		return false
+	})
+	var wg sync.WaitGroup
+	for _, content := range []string{"one", "another"} {
+		wg.Go(func() { publishTest(t, testReferrers(t, n), n, subject, content) })
+	}
+	wg.Wait()
+	if found, err := testReferrers(t, n).list(t.Context(), n, subject.Digest); err != nil || len(found) != 2 {
+		t.Errorf("listed %v, %v", found, err)
 	}
 }
 
