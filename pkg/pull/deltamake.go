@@ -196,7 +196,11 @@ func newMaker(st *store.Store, o DeltaOptions) (*maker, error) {
 }
 
 func (m *maker) systemContext(named reference.Named, platform string) (*types.SystemContext, error) {
-	return (&puller{o: Options{RegistryOptions: m.o.RegistryOptions, Platform: platform}}).systemContext(named)
+	return m.puller(platform).systemContext(named)
+}
+
+func (m *maker) puller(platform string) *puller {
+	return &puller{o: Options{RegistryOptions: m.o.RegistryOptions, Platform: platform}}
 }
 
 // platform makes the deltas for one platform of the target.

@@ -191,11 +191,7 @@ func (m *maker) openStored(l *storage.Layer, diffID digest.Digest) func(context.
 }
 
 func (m *maker) openRemote(ctx context.Context, given string, ref types.ImageReference, named reference.Named, platform string) (*deltaImage, error) {
-	sys, err := m.systemContext(named, platform)
-	if err != nil {
-		return nil, err
-	}
-	policy, err := policyContext(sys)
+	sys, policy, err := m.puller(platform).contexts(named)
 	if err != nil {
 		return nil, err
 	}

@@ -49,11 +49,7 @@ func (p *puller) loadFile(ctx context.Context, in *os.File, size int64) ([]Image
 	if err != nil {
 		return nil, err
 	}
-	sys, err := p.systemContext(nil)
-	if err != nil {
-		return nil, err
-	}
-	policy, err := policyContext(sys)
+	sys, policy, err := p.contexts(nil)
 	if err != nil {
 		return nil, err
 	}

@@ -145,11 +145,7 @@ func (p *puller) each(ctx context.Context, ref string, f func(*types.SystemConte
 	if err != nil {
 		return err
 	}
-	sys, err := p.systemContext(named)
-	if err != nil {
-		return err
-	}
-	policy, err := policyContext(sys)
+	sys, policy, err := p.contexts(named)
 	if err != nil {
 		return err
 	}
@@ -177,6 +173,17 @@ const pullTries = 4
 // be shared, or the image before it got its name.
 func vanished(err error) bool {
 	return errors.Is(err, storage.ErrLayerUnknown) || errors.Is(err, storage.ErrImageUnknown) || errors.Is(err, storage.ErrParentUnknown)
+}
+
+// contexts are what containers/image goes by: how to reach an image, and which
+// to accept. The caller destroys the policy.
+func (p *puller) contexts(named reference.Named) (*types.SystemContext, *signature.PolicyContext, error) {
+	sys, err := p.systemContext(named)
+	if err != nil {
+		return nil, nil, err
+	}
+	policy, err := policyContext(sys)
+	return sys, policy, err
 }
 
 func (p *puller) systemContext(named reference.Named) (*types.SystemContext, error) {

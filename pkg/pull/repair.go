@@ -102,11 +102,7 @@ func refetch(ctx context.Context, st *store.Store, layers storage.Store, id stri
 			for _, l := range bad {
 				p.w.Distrust(l)
 			}
-			sys, err := p.systemContext(named)
-			if err != nil {
-				return nil, err
-			}
-			policy, err := policyContext(sys)
+			sys, policy, err := p.contexts(named)
 			if err != nil {
 				return nil, err
 			}
