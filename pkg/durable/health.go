@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/pgzip"
 	"github.com/opencontainers/go-digest"
 	"github.com/vbatts/tar-split/tar/asm"
@@ -26,6 +25,29 @@ import (
 // its digest says.
 var ErrDamaged = errors.New("the layer in the store is damaged")
 
+// OpenRecord opens a layer's tar-split record: what its tar has besides the
+// content of files, in tar-split's format. The caller closes it. It is
+// fs.ErrNotExist if there is none.
+func OpenRecord(st storage.Store, id string) (io.ReadCloser, error) {
+	file, err := os.Open(filepath.Join(st.GraphRoot(), st.GraphDriverName()+"-layers", id+".tar-split.gz"))
+	if err != nil {
+		return nil, err
+	}
+	z, err := pgzip.NewReaderN(file, 64<<10, 2)
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("its tar-split record: %w", err)
+	}
+	return &record{z, file}, nil
+}
+
+type record struct {
+	io.ReadCloser
+	file *os.File
+}
+
+func (r *record) Close() error { return errors.Join(r.ReadCloser.Close(), r.file.Close()) }
+
 // Assemble puts a layer's tar together from its files and its tar-split
 // record, without any of the store's locks, and does not verify it. It returns
 // nil without an error where the driver or the layer cannot do it.
@@ -37,26 +59,22 @@ func Assemble(st storage.Store, id string) (io.ReadCloser, error) {
 	if _, ok := driver.(graphdriver.DiffGetterDriver); !ok {
 		return nil, nil
 	}
-	record, err := os.Open(filepath.Join(st.GraphRoot(), driver.String()+"-layers", id+".tar-split.gz"))
+	record, err := OpenRecord(st, id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	z, err := pgzip.NewReaderN(record, 64<<10, 2)
+	files, err := openLayerFiles(filepath.Join(st.GraphRoot(), driver.String()), id)
 	if err != nil {
 		return nil, errors.Join(err, record.Close())
 	}
-	files, err := openLayerFiles(filepath.Join(st.GraphRoot(), driver.String()), id)
-	if err != nil {
-		return nil, errors.Join(err, z.Close(), record.Close())
-	}
 	tar, w := io.Pipe()
-	a := &assembled{tar, make(chan struct{}), []io.Closer{files, z, record}}
+	a := &assembled{tar, make(chan struct{}), []io.Closer{files, record}}
 	go func() {
 		defer close(a.done)
-		w.CloseWithError(asm.WriteOutputTarStream(files, newRecords(z), w))
+		w.CloseWithError(asm.WriteOutputTarStream(files, newRecords(record), w))
 	}()
 	return a, nil
 }
@@ -107,7 +125,7 @@ func Suspect(st storage.Store, id string) error {
 	if st.GraphDriverName() != "overlay" {
 		return nil
 	}
-	record, err := os.Open(filepath.Join(st.GraphRoot(), "overlay-layers", id+".tar-split.gz"))
+	record, err := OpenRecord(st, id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -115,16 +133,12 @@ func Suspect(st storage.Store, id string) error {
 		return err
 	}
 	defer record.Close()
-	z, err := gzip.NewReader(record)
-	if err != nil {
-		return fmt.Errorf("its tar-split record: %w", err)
-	}
 	dir, err := os.Open(filepath.Join(st.GraphRoot(), "overlay", id, "diff"))
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	entries := newRecords(z)
+	entries := newRecords(record)
 	for {
 		e, err := entries.Next()
 		if err == io.EOF {

@@ -199,7 +199,7 @@ func (d *destination) reread(ctx context.Context, l *layer) (*durable.Staged, er
 	}
 	// Not by the store's Diff: it would hold the lock of the layers while staging
 	// takes that of the driver, and others take the two the other way round.
-	tar, err := assemble(d.layers, &same[0])
+	tar, err := durable.Assemble(d.layers, same[0].ID)
 	if err != nil || tar == nil {
 		return nil, nil
 	}

@@ -25,7 +25,7 @@ var ErrDamagedLayer = durable.ErrDamaged
 // size. Here the tar stream is put together without the lock, from the files
 // and the tar-split record; a layer that is removed meanwhile is an error.
 func openTar(layers storage.Store, l *storage.Layer) (io.ReadCloser, error) {
-	r, err := assemble(layers, l)
+	r, err := durable.Assemble(layers, l.ID)
 	if r == nil && err == nil {
 		plain := archive.Uncompressed
 		r, err = layers.Diff("", l.ID, &storage.DiffOptions{Compression: &plain})
@@ -37,12 +37,6 @@ func openTar(layers storage.Store, l *storage.Layer) (io.ReadCloser, error) {
 		return r, nil
 	}
 	return &verifiedTar{r, l.UncompressedDigest.Verifier(), l.UncompressedDigest}, nil
-}
-
-// assemble returns nil without an error where the driver or the layer cannot
-// do it.
-func assemble(layers storage.Store, l *storage.Layer) (io.ReadCloser, error) {
-	return durable.Assemble(layers, l.ID)
 }
 
 type closers struct {

@@ -66,10 +66,7 @@ func (p *puller) loadStream(ctx context.Context, in *os.File) (_ []Image, err er
 	if a.ref, err = dockerarchive.NewReference("/dev/stdin", nil); err != nil {
 		return nil, err
 	}
-	if a.sys, err = p.systemContext(nil); err != nil {
-		return nil, err
-	}
-	if a.policy, err = policyContext(a.sys); err != nil {
+	if a.sys, a.policy, err = p.contexts(nil); err != nil {
 		return nil, err
 	}
 	defer a.policy.Destroy() //nolint:errcheck // only says that it was destroyed before

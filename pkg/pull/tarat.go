@@ -8,20 +8,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/klauspost/pgzip"
 	"github.com/opencontainers/go-digest"
 	tarstorage "github.com/vbatts/tar-split/tar/storage"
 	"go.podman.io/storage"
 	drivers "go.podman.io/storage/drivers"
 
 	"github.com/balena-os/balena/pkg/delta"
+	"github.com/balena-os/balena/pkg/durable"
 )
 
 const (
@@ -142,23 +140,18 @@ func layerDir(store storage.Store, id string) (string, error) {
 
 // readRecord reads a layer's tar-split record into pages.
 func (t *imageTar) readRecord(ctx context.Context, l *layerAt) error {
-	record, err := os.Open(filepath.Join(t.store.GraphRoot(), t.store.GraphDriverName()+"-layers", l.id+".tar-split.gz"))
+	record, err := durable.OpenRecord(t.store, l.id)
 	if err != nil {
 		return fmt.Errorf("there is no record of its tar: %w", err)
 	}
 	defer record.Close()
-	z, err := pgzip.NewReaderN(record, 64<<10, 2)
-	if err != nil {
-		return err
-	}
-	defer z.Close()
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(tarPageSize))
 	if err != nil {
 		return err
 	}
 	defer enc.Close()
 	w := &tarPager{t: t, l: l, enc: enc}
-	in := json.NewDecoder(z)
+	in := json.NewDecoder(record)
 	for ctx.Err() == nil {
 		var e tarstorage.Entry
 		if err := in.Decode(&e); errors.Is(err, io.EOF) {
