@@ -43,8 +43,9 @@ type imageTar struct {
 
 	mu    sync.Mutex
 	dec   *zstd.Decoder
-	pages []*openPage // the last used first
-	files []*openFile // likewise
+	pages recent[openPage]
+	spare []byte // for the next page
+	files recent[openFile]
 }
 
 // layerAt is one layer's tar.
@@ -62,6 +63,31 @@ type layerAt struct {
 type tarPage struct {
 	start  int64 // in the image's tar
 	packed []byte
+}
+
+// recent are things that are kept at hand, the last used first.
+type recent[T any] []*T
+
+// use finds one and puts it first; nil if none fits.
+func (r *recent[T]) use(fits func(*T) bool) *T {
+	i := slices.IndexFunc(*r, fits)
+	if i < 0 {
+		return nil
+	}
+	v := (*r)[i]
+	copy((*r)[1:i+1], (*r)[:i])
+	(*r)[0] = v
+	return v
+}
+
+// add puts one first, and takes out and returns the one that was not used for
+// the longest time if there are as many as there may be.
+func (r *recent[T]) add(v *T, most int) (last *T) {
+	if n := len(*r); n >= most {
+		last, *r = (*r)[n-1], (*r)[:n-1]
+	}
+	*r = slices.Insert(*r, 0, v)
+	return last
 }
 
 type openPage struct {
@@ -298,45 +324,34 @@ func (t *imageTar) readSome(p []byte, at int64) (int, error) {
 
 // page unpacks a page.
 func (t *imageTar) page(l *layerAt, index int) ([]byte, error) {
-	i := slices.IndexFunc(t.pages, func(g *openPage) bool { return g.layer == l && g.index == index })
-	var g *openPage
-	if i >= 0 {
-		g = t.pages[i]
-		t.pages = slices.Delete(t.pages, i, i+1)
-	} else {
-		g = &openPage{}
-		if len(t.pages) >= tarPagesOpen {
-			g, t.pages = t.pages[len(t.pages)-1], t.pages[:len(t.pages)-1]
-		}
-		raw, err := t.dec.DecodeAll(l.pages[index].packed, g.raw[:0])
-		if err != nil {
-			return nil, err
-		}
-		*g = openPage{l, index, raw}
+	if g := t.pages.use(func(g *openPage) bool { return g.layer == l && g.index == index }); g != nil {
+		return g.raw, nil
 	}
-	t.pages = slices.Insert(t.pages, 0, g)
-	return g.raw, nil
+	raw, err := t.dec.DecodeAll(l.pages[index].packed, t.spare)
+	if err != nil {
+		return nil, err
+	}
+	if last := t.pages.add(&openPage{l, index, raw}, tarPagesOpen); last != nil {
+		t.spare = last.raw[:0]
+	} else {
+		t.spare = nil
+	}
+	return raw, nil
 }
 
 // readFile fills p from one file of a layer.
 func (t *imageTar) readFile(l *layerAt, name string, p []byte, at int64) (int, error) {
-	i := slices.IndexFunc(t.files, func(f *openFile) bool { return f.layer == l && f.name == name })
-	var f *openFile
-	if i >= 0 {
-		f = t.files[i]
-		t.files = slices.Delete(t.files, i, i+1)
-	} else {
+	f := t.files.use(func(f *openFile) bool { return f.layer == l && f.name == name })
+	if f == nil {
 		file, err := l.files.Open(name)
 		if err != nil {
 			return 0, &delta.BaseError{Path: name, Err: err}
 		}
-		if last := len(t.files) - 1; last+1 >= tarFilesOpen {
-			t.files[last].Close()
-			t.files = t.files[:last]
-		}
 		f = &openFile{l, name, file}
+		if last := t.files.add(f, tarFilesOpen); last != nil {
+			last.Close()
+		}
 	}
-	t.files = slices.Insert(t.files, 0, f)
 	n, err := f.ReadAt(p, at)
 	if n == len(p) {
 		return n, nil
