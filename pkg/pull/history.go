@@ -20,23 +20,12 @@ type Step struct {
 
 // History lists the steps that an image was built by, the last first.
 func History(_ context.Context, st *store.Store, name string) ([]Step, error) {
-	layers, err := st.Layers()
+	i, err := describe(st, name)
 	if err != nil {
 		return nil, err
 	}
-	set, err := readImages(layers)
-	if err != nil {
-		return nil, err
-	}
-	img, _, err := set.find(name)
-	if err != nil {
-		return nil, err
-	}
-	c, err := readConfig(layers, img.ID)
-	if err != nil {
-		return nil, err
-	}
-	chain := set.chain(img.TopLayer)
+	img, c := i.img, i.config
+	chain := i.set.chain(img.TopLayer)
 	slices.Reverse(chain)
 	var steps []Step
 	for _, h := range c.History {

@@ -83,6 +83,38 @@ func readConfig(layers storage.Store, id string) (*imageConfig, error) {
 	return &c, nil
 }
 
+// described is an image with what is written about it.
+type described struct {
+	layers storage.Store
+	set    *imageSet
+	img    *Summary
+	config *imageConfig
+}
+
+// describe finds an image; of a list, the one for this machine.
+func describe(st *store.Store, name string) (*described, error) {
+	layers, err := st.Layers()
+	if err != nil {
+		return nil, err
+	}
+	set, err := readImages(layers)
+	if err != nil {
+		return nil, err
+	}
+	img, _, err := set.find(name)
+	if err != nil {
+		return nil, err
+	}
+	if img, err = set.instance(layers, img); err != nil {
+		return nil, err
+	}
+	c, err := readConfig(layers, img.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &described{layers, set, img, c}, nil
+}
+
 // Details is all that is known about an image, in the shape of docker's
 // `image inspect`.
 type Details struct {
@@ -132,25 +164,11 @@ type Descriptor struct {
 
 // Inspect describes the image of that name or ID.
 func Inspect(_ context.Context, st *store.Store, name string) (*Details, error) {
-	layers, err := st.Layers()
+	i, err := describe(st, name)
 	if err != nil {
 		return nil, err
 	}
-	set, err := readImages(layers)
-	if err != nil {
-		return nil, err
-	}
-	img, _, err := set.find(name)
-	if err != nil {
-		return nil, err
-	}
-	if img, err = set.instance(layers, img); err != nil {
-		return nil, err
-	}
-	c, err := readConfig(layers, img.ID)
-	if err != nil {
-		return nil, err
-	}
+	layers, img, c := i.layers, i.img, i.config
 	d := &Details{
 		ID: "sha256:" + img.ID, RepoTags: img.RepoTags(), RepoDigests: img.RepoDigests(),
 		Comment: c.Comment, Created: c.Created, DockerVersion: c.DockerVersion, Author: c.Author, Config: c.Config,
