@@ -66,6 +66,7 @@ func Create(ctx context.Context, base FileSource, target []LayerTar, w io.Writer
 	}
 	head := append([]byte(magic), Version, codec)
 	head = binary.AppendUvarint(head, uint64(len(target)))
+	var sizes []int64
 	for _, l := range target {
 		sum, err := hex.DecodeString(l.DiffID.Encoded())
 		if err != nil || l.DiffID.Algorithm() != digest.SHA256 || len(sum) != sha256.Size {
@@ -75,7 +76,7 @@ func Create(ctx context.Context, base FileSource, target []LayerTar, w io.Writer
 		if err != nil {
 			return Summary{}, fmt.Errorf("layer %s: %w", l.DiffID, err)
 		}
-		head = binary.AppendUvarint(append(head, sum...), uint64(size))
+		head, sizes = binary.AppendUvarint(append(head, sum...), uint64(size)), append(sizes, size)
 	}
 	if _, err := out.Write(head); err != nil {
 		return Summary{}, err
@@ -85,8 +86,13 @@ func Create(ctx context.Context, base FileSource, target []LayerTar, w io.Writer
 		return Summary{}, err
 	}
 	e := &encoder{ctx: ctx, out: out, base: base, ix: ix, enc: enc, o: o}
-	for _, l := range target {
-		if err := e.layer(l); err != nil {
+	for i, l := range target {
+		before := e.sum.TargetSize
+		err := e.layer(l)
+		if got := e.sum.TargetSize - before; err == nil && got != sizes[i] {
+			err = fmt.Errorf("%w: the tar has %d bytes, not %d", ErrSize, got, sizes[i])
+		}
+		if err != nil {
 			_ = e.written()
 			return Summary{}, fmt.Errorf("layer %s: %w", l.DiffID, err)
 		}

@@ -388,3 +388,14 @@ func TestTarSource(t *testing.T) {
 		t.Error("a link was followed")
 	}
 }
+
+// TestCreateSize: a layer that is not as long as was said makes no delta.
+func TestCreateSize(t *testing.T) {
+	for _, off := range []int64{-512, 512} {
+		l := layerOf(make([]byte, 10240))
+		l.Size = 10240 + off
+		if _, err := Create(t.Context(), tarSource(t), []LayerTar{l}, io.Discard, Options{}); !errors.Is(err, ErrSize) {
+			t.Errorf("%d bytes off: %v", off, err)
+		}
+	}
+}

@@ -111,6 +111,8 @@ var (
 	ErrFormat = errors.New("damaged delta")
 	// ErrVersion: the delta is of a format that this version does not know.
 	ErrVersion = errors.New("delta of an unknown version")
+	// ErrSize: the layer given to Create is not as long as was said.
+	ErrSize = errors.New("a layer of another size")
 	// ErrDigest: the layer came out with another digest than its diffID,
 	// and no part of the base could be blamed.
 	ErrDigest = errors.New("layer differs from its diffID")

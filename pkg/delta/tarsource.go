@@ -18,7 +18,8 @@ import (
 type LayerTar struct {
 	DiffID digest.Digest
 	// Size is how long it is, if that is known. Create, which has to say
-	// so first, otherwise reads the layer once more to find out.
+	// so first, otherwise reads the layer once more to find out. It fails
+	// with ErrSize if that turns out to be wrong.
 	Size int64
 	// Open starts reading; the reader is closed.
 	Open func(context.Context) (io.ReadCloser, error)

@@ -130,6 +130,29 @@ func TestDeltaSameFromAnywhere(t *testing.T) {
 	if got := vfs.make(t, c.ref("v1"), c.ref("v2"), o); got.Digest != want.Digest {
 		t.Errorf("from vfs: %s, want %s", got.Digest, want.Digest)
 	}
+	// a store that says other sizes
+	m, err := newMaker(c.st, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var images [2]*deltaImage
+	for i, v := range []string{"v1", "v2"} {
+		if images[i], err = m.openLocal(c.ref(v), c.ref(v), ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	carry := missingLayers(images[0], images[1])
+	if carry[0].tar != int64(len(c.v2.tar)) {
+		t.Errorf("the layer is said to have %d bytes, and has %d", carry[0].tar, len(c.v2.tar))
+	}
+	carry[0].tar += 512
+	var got MadeDelta
+	blob, err := m.create(t.Context(), images[0], images[1], carry, &got)
+	if err != nil || got.Digest != want.Digest {
+		t.Errorf("with another size: %s, %v, want %s", got.Digest, err, want.Digest)
+	} else {
+		blob.Close()
+	}
 	o.Level = 1
 	if got := c.make(t, c.ref("v1"), c.ref("v2"), o); got.Digest == want.Digest {
 		t.Error("level 1 makes the same delta as the default")

@@ -239,7 +239,7 @@ func checkedTars(layers []deltaLayer, progress func(layer int, done int64)) (tar
 	errs := make([]error, len(layers))
 	for n, l := range layers {
 		errs[n] = errors.New("not read to its end")
-		tars = append(tars, delta.LayerTar{DiffID: l.diffID, Open: func(ctx context.Context) (io.ReadCloser, error) {
+		tars = append(tars, delta.LayerTar{DiffID: l.diffID, Size: max(l.tar, 0), Open: func(ctx context.Context) (io.ReadCloser, error) {
 			r, err := l.open(ctx, func(done int64) { progress(n, done) })
 			if err != nil {
 				return nil, err

@@ -81,24 +81,38 @@ func (m *maker) create(ctx context.Context, b, t *deltaImage, carry []deltaLayer
 		return nil, fmt.Errorf("reading the base: %w", err)
 	}
 	defer done()
-	out, err := newSpool(m.dir, cancel)
+	tars, verified := checkedTars(carry, m.watch(DeltaEvent{Base: b.given, Target: t.given, Step: MakingDelta}, carry))
+	out, sum, err := m.write(ctx, cancel, base, tars)
+	if errors.Is(err, delta.ErrSize) { // a store that another tool filled
+		for i := range tars {
+			tars[i].Size = 0
+		}
+		out, sum, err = m.write(ctx, cancel, base, tars)
+	}
 	if err != nil {
 		return nil, err
 	}
-	tars, verified := checkedTars(carry, m.watch(DeltaEvent{Base: b.given, Target: t.given, Step: MakingDelta}, carry))
-	sum, err := delta.Create(ctx, base, tars, out, delta.Options{Level: m.o.Level})
-	if out.err != nil {
-		err = out.err
-	}
-	if err == nil {
-		err = verified()
-	}
-	if err != nil {
+	if err := verified(); err != nil {
 		out.Close()
 		return nil, err
 	}
 	d.Size, d.Tar, d.Digest = out.n, sum.TargetSize, out.digester.Digest()
 	return out, nil
+}
+
+func (m *maker) write(ctx context.Context, full func(), base delta.FileSource, tars []delta.LayerTar) (*spool, delta.Summary, error) {
+	out, err := newSpool(m.dir, full)
+	if err != nil {
+		return nil, delta.Summary{}, err
+	}
+	sum, err := delta.Create(ctx, base, tars, out, delta.Options{Level: m.o.Level})
+	if out.err != nil {
+		err = out.err
+	}
+	if err != nil {
+		out.Close()
+	}
+	return out, sum, err
 }
 
 // watch turns the progress of layers into that of all of them.
