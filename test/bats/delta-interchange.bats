@@ -3,6 +3,7 @@
 # rdiff, and tar-diffs, made by containers/tar-diff's program.
 
 load helpers
+load delta
 
 # An image of three layers that can run, and its next version: the first layer
 # is the same, of the second a file changed, the third is another one.
@@ -41,9 +42,6 @@ teardown() {
 	# shellcheck disable=SC2086 # one word an id
 	[ -z "$ids" ] || balena rmi -f $ids >/dev/null 2>&1 || true
 }
-
-noise() { openssl enc -aes-128-ctr -K "$(printf '%032x' "$2")" -iv 0 -in /dev/zero 2>/dev/null | head -c "$1" || true; }
-pack() { tar -cf "$T/images/$1.tar" -C "$T/images/$1" --sort=name --mtime=@1700000000 --owner=0 --group=0 --numeric-owner .; }
 
 # manifest_of VERSION, config_of VERSION: their digests, without "sha256:".
 manifest_of() { jq -r --arg t "$1" '.manifests[] | select(.annotations["org.opencontainers.image.ref.name"] == $t).digest[7:]' "$T/images/layout/index.json"; }

@@ -2,6 +2,7 @@
 # balena image delta: making deltas, publishing them, listing and removing them.
 
 load helpers
+load delta
 
 # Images of four versions, of which the upper layer changes; one with nothing in
 # common; and an index of two platforms.
@@ -32,8 +33,6 @@ setup_file() {
 }
 teardown_file() { file_teardown; }
 
-noise() { openssl enc -aes-128-ctr -K "$(printf '%032x' "$2")" -iv 0 -in /dev/zero 2>/dev/null | head -c "$1" || true; }
-pack() { tar -cf "$T/images/$1.tar" -C "$T/images/$1" --sort=name --mtime=@1700000000 --owner=0 --group=0 --numeric-owner .; }
 manifest() { echo "{\"platform\": \"$1\", \"config\": {\"Cmd\": [\"v$2\"]}, \"layers\": [{\"tar\": \"base.tar\"}, {\"tar\": \"v$2.tar\"}]}"; }
 
 setup() {

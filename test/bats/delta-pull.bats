@@ -3,6 +3,7 @@
 # use, and archives.
 
 load helpers
+load delta
 
 # Two versions of an image that can run, the second with a file of the first
 # changed, one moved and one new, and a delta between them.
@@ -45,8 +46,6 @@ teardown() {
 	[ -z "$ids" ] || balena rmi -f $ids >/dev/null 2>&1 || true
 }
 
-noise() { openssl enc -aes-128-ctr -K "$(printf '%032x' "$2")" -iv 0 -in /dev/zero 2>/dev/null | head -c "$1" || true; }
-pack() { tar -cf "$T/images/$1.tar" -C "$T/images/$1" --sort=name --mtime=@1700000000 --owner=0 --group=0 --numeric-owner .; }
 manifest() { echo "{\"platform\": \"$1\", \"config\": {\"Cmd\": [\"sh\", \"-c\", \"cat /app/* | sha256sum\"]}, \"layers\": [{\"tar\": \"base.tar\"}, {\"tar\": \"v$2.tar\"}]}"; }
 # layer TAG N: the digest of a layer's blob in the registry
 layer() { skopeo inspect --tls-verify=false --raw "docker://$REPO:$1" | jq -r ".layers[$2].digest"; }
