@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -205,20 +206,12 @@ func TestHugeFile(t *testing.T) {
 func TestLyingDelta(t *testing.T) {
 	whole := pack(t, []file{reg("a", strings.Repeat("text ", 4000))})
 	base := tarSource(t, pack(t, []file{reg("a", "text")}))
+	honest := create(t, base, whole)
+	at := len(magic) + 3 + sha256.Size // version, codec, one layer, its digest
+	_, n := binary.Uvarint(honest[at:])
 	for _, size := range []int64{0, 1, 512, int64(len(whole)) - 1, int64(len(whole)) + 1, maxSize} {
-		layer := layerOf(whole)
-		layer.Size = size
-		var d bytes.Buffer
-		if _, err := Create(context.Background(), base, []LayerTar{layer}, &d, Options{}); err != nil {
-			t.Fatal(err)
-		}
-		out, err := apply(d.Bytes(), base)
-		if size == 0 { // asks for the size to be found out
-			if err != nil {
-				t.Error(err)
-			}
-			continue
-		}
+		lying := binary.AppendUvarint(bytes.Clone(honest[:at]), uint64(size))
+		out, err := apply(append(lying, honest[at+n:]...), base)
 		if fmt.Sprint(out) != "[]" || err == nil {
 			t.Errorf("size %d: %v", size, err)
 		}
