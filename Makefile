@@ -33,7 +33,7 @@ export GOFLAGS := -buildvcs=false -tags=$(TAGS)
 export CGO_ENABLED := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-bench deps-vm build install install-files uninstall check docs pictures docs-check docs-test test size size-check size-budget unit fuzz bats demo bench bench-sdcard bench-startup bench-fleet crash crash-vm clean
+.PHONY: help deps deps-bench deps-vm build install install-files uninstall check docs pictures docs-check docs-test test size size-check size-budget unit fuzz bats demo bench bench-build bench-sdcard bench-startup bench-fleet crash crash-vm clean
 .PHONY: bench-cache bench-idle bench-limits
 .PHONY: cross cross-same cross-run test-cross vm-arm deb deb-test
 
@@ -82,7 +82,7 @@ check: docs-check ## vet, staticcheck, gofmt, go.mod, shell scripts, generated d
 	$(GO) mod tidy -diff
 	@for d in third_party/*/; do (cd $$d && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
 	scripts/deadcode-check
-	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/deadcode-check scripts/docs-check scripts/fuzz scripts/gcflags scripts/links-check scripts/musl-cc test/docs/run test/docs/world test/docs/examples scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/sdcard test/bench/engines.bash test/bench/fleet test/crashvm/guest test/crashvm/init
+	shellcheck -x -e SC2016,SC2154 scripts/deps scripts/deadcode-check scripts/docs-check scripts/fuzz scripts/gcflags scripts/links-check scripts/musl-cc test/docs/run test/docs/world test/docs/examples scripts/as-user scripts/demo .ci/run test/run test/bats/*.bash test/bats/*.bats test/images/build test/registry/registry test/tardiff/build test/bench/bench test/bench/floor test/bench/sdcard test/bench/build test/bench/engines.bash test/bench/fleet test/crashvm/guest test/crashvm/init
 	shellcheck -x -e SC2016,SC2154 test/bench/cache test/bench/idle test/bench/inits test/bench/limits
 	shellcheck -x -e SC2016,SC2154 scripts/cross scripts/fetch-deb scripts/emulate test/cross test/vmarm/run test/vmarm/init test/size/engines scripts/deb packaging/deb/postrm test/deb
 	test/contrib
@@ -150,6 +150,9 @@ bench-idle: build ## what a container that idles or logs writes to the disk, sid
 
 bench-limits: build ## pulls of 1.5 GB, in one layer and by a delta, and of a million files, in 64 MB of memory (as root)
 	test/bench/limits
+
+bench-build: build ## build three Dockerfiles beside podman and docker: cold, cached, bytes written (as root)
+	test/bench/build
 
 bench-sdcard: build ## a pull onto a slow card, beside the same bytes in one go, tar, podman, docker; prints a table (as root)
 	test/bench/sdcard

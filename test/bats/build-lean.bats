@@ -35,6 +35,23 @@ many() {
 	assert_empty "$(find "$ROOT/overlay/staging" -mindepth 1 -maxdepth 1 2>/dev/null)"
 }
 
+@test "a context of 100,000 files is copied as .dockerignore leaves it, and once" {
+	mkdir -p "$C/ctx"/{a,b}/{0..49}
+	(cd "$C/ctx" && printf '%s\n' {a,b}/{0..49}/{0..999} | xargs touch)
+	echo 'ctx/*/49' >.dockerignore
+	dockerfile <<-'EOF'
+		FROM busybox
+		COPY ctx /ctx
+	EOF
+	TIMEOUT=300 run_balena build -q -t files "$C"
+	run_balena run --rm --network none files sh -c 'find /ctx -type f | wc -l; ls -A /ctx/a | wc -l'
+	assert_output $'98000\n49'
+	touch -d @1 ctx/a/49/7 # neither its time nor what is ignored counts
+	echo changed >ctx/b/49/7
+	TIMEOUT=300 run_balena build --progress plain -t files "$C"
+	assert_stderr '#2 CACHED'
+}
+
 @test "stages at once make the images that they make one after the other" {
 	many 8
 	dockerfile <<-'EOF'
