@@ -52,21 +52,27 @@ func (s *layerStore) Diff(from, to string, o *storage.DiffOptions) (io.ReadClose
 	if err != nil || l.UncompressedDigest != "" {
 		return s.Store.Diff(from, to, o) // of no working container
 	}
-	rc, err := s.Store.Diff(from, to, o)
+	f, err := s.fifo()
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.fifo()
-	if err != nil {
-		return nil, errors.Join(err, rc.Close())
-	}
 	if f == nil {
-		return rc, nil
+		return s.Store.Diff(from, to, o)
 	}
-	p := &passing{ReadCloser: rc, parent: l.Parent, fifo: f, done: make(chan struct{}), stage: s.stage}
+	p := &passing{parent: l.Parent, fifo: f, waits: make(chan struct{}), opened: make(chan struct{}), done: make(chan struct{})}
 	s.mu.Lock()
 	s.passing = append(s.passing, p)
 	s.mu.Unlock()
+	// Staging takes the store's locks before it reads, and whoever writes to the
+	// store has them while it waits for open archives: so it begins first.
+	go p.extract(func(in io.Reader) (*durable.Staged, error) { return s.w.Stage(s.ctx, in, "") })
+	select {
+	case <-p.waits:
+	case <-p.done:
+	}
+	if p.ReadCloser, err = s.Store.Diff(from, to, o); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
 	return p, nil
 }
 
@@ -106,10 +112,6 @@ func (s *layerStore) fifo() (*os.File, error) {
 	}
 	_, _ = unix.FcntlInt(f.Fd(), unix.F_SETPIPE_SZ, 1<<20) // fewer turns; 64 KiB do, too
 	return f, nil
-}
-
-func (s *layerStore) stage(in io.Reader) (*durable.Staged, error) {
-	return s.w.Stage(s.ctx, in, "")
 }
 
 // LayersByUncompressedDigest is storage.Store's. A layer with that content that
@@ -154,44 +156,63 @@ func (s *layerStore) close() error {
 // passing is the archive of a layer on its way through buildah. The first Read
 // says that buildah has opened the FIFO, Close that it has closed it.
 type passing struct {
-	io.ReadCloser
-	parent string
-	fifo   *os.File
-	stage  func(io.Reader) (*durable.Staged, error)
+	io.ReadCloser // nil until the archive is open
+	parent        string
+	fifo          *os.File
 
-	once, closed sync.Once
-	begun        bool
-	done         chan struct{}
-	staged       *durable.Staged
-	err          error
+	waits, opened     chan struct{} // staging wants to read; there is something
+	begin, once, shut sync.Once
+	abandoned         bool
+	done              chan struct{}
+	staged            *durable.Staged
+	err               error
+}
+
+// errAbandoned ends the staging of an archive that nobody read.
+var errAbandoned = errors.New("nobody reads the archive")
+
+// extract stages what comes through the FIFO.
+func (p *passing) extract(stage func(io.Reader) (*durable.Staged, error)) {
+	defer close(p.done)
+	p.staged, p.err = stage(fifoReader{p})
+	if errors.Is(p.err, errAbandoned) {
+		p.err = nil
+	}
+	if p.err != nil {
+		p.err = fmt.Errorf("writing the layer: %w", p.err)
+		_, _ = io.Copy(io.Discard, fifoReader{p}) // buildah goes on to where the error is told
+	}
+	_ = p.fifo.Close()
+}
+
+// fifoReader reads a FIFO that has a writer: without one it would be at its end.
+type fifoReader struct{ p *passing }
+
+func (r fifoReader) Read(b []byte) (int, error) {
+	r.p.once.Do(func() { close(r.p.waits) })
+	<-r.p.opened
+	if r.p.abandoned {
+		return 0, errAbandoned
+	}
+	return r.p.fifo.Read(b)
 }
 
 func (p *passing) Read(b []byte) (int, error) {
-	p.once.Do(func() {
-		p.begun = true
-		go func() {
-			defer close(p.done)
-			p.staged, p.err = p.stage(p.fifo)
-			if p.err != nil {
-				p.err = fmt.Errorf("writing the layer: %w", p.err)
-				_, _ = io.Copy(io.Discard, p.fifo) // buildah goes on to where the error is told
-			}
-			_ = p.fifo.Close()
-		}()
-	})
+	p.begin.Do(func() { close(p.opened) })
 	return p.ReadCloser.Read(b)
 }
 
 // Close waits for the layer to be extracted.
 func (p *passing) Close() error {
 	var err error
-	p.closed.Do(func() {
-		err = p.ReadCloser.Close()
-		if !p.begun {
-			_ = p.fifo.Close()
-			close(p.done)
-			return
+	p.shut.Do(func() {
+		if p.ReadCloser != nil {
+			err = p.ReadCloser.Close()
 		}
+		p.begin.Do(func() {
+			p.abandoned = true
+			close(p.opened)
+		})
 		<-p.done
 		// Whoever opened the FIFO now would wait for ever. The name stays:
 		// buildah gives the file another.

@@ -57,16 +57,40 @@ many() {
 	dockerfile <<-'EOF'
 		FROM busybox AS a
 		COPY many /a
+		COPY many /a1
+		COPY many /a2
 		FROM busybox AS b
 		COPY many /b
+		COPY many /b1
+		COPY many /b2
 		FROM busybox
 		COPY --from=a /a /a
 		COPY --from=b /b /b
 	EOF
 	run_balena build -q --no-cache --timestamp 5 "$C"
-	local want=$output
-	run_balena build -q --no-cache --timestamp 5 --jobs 3 "$C"
-	assert_output "$want"
+	local want=$output i
+	for i in 1 2 3 4; do # one layer was committed while the next was opened
+		run_balena build -q --no-cache --timestamp 5 --jobs 3 "$C"
+		assert_output "$want"
+	done
+}
+
+@test "builds beside each other and beside pulls come to an end" {
+	many 8
+	dockerfile <<<"FROM busybox"$'\n'"COPY many /a"$'\n'"COPY many /b"$'\n'"COPY many /c"
+	local n pids=()
+	for n in 1 2 3; do
+		(for _ in 1 2 3; do TIMEOUT=40 run_balena build -q --no-cache -t "beside$n" "$C"; done) >"$BATS_TEST_TMPDIR/log$n" 2>&1 &
+		pids+=($!)
+	done
+	for n in 1 2 3 4; do
+		run_balena pull -q "$REGISTRY/busybox:shared$n"
+		run_balena rmi "$REGISTRY/busybox:shared$n"
+	done
+	for n in 1 2 3; do
+		wait "${pids[n - 1]}" || { cat "$BATS_TEST_TMPDIR/log$n"; fail "build $n"; }
+	done
+	run_balena system check
 }
 
 # ---- kills -----------------------------------------------------------------
