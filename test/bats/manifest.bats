@@ -96,7 +96,8 @@ remote_list() {
 	refute_match "$id"
 	run_balena system check
 	run_balena images --filter label=x
-	run_balena history "$L"
+	run_balena -125 history "$L"
+	assert_stderr "no image for this platform"
 	run_balena tag "$L" other:list
 	run_balena manifest exists other:list
 	run_balena manifest rm "$L" other:list
