@@ -3,6 +3,7 @@ package main
 import (
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 func (*balena) ops(w *world) []*op {
@@ -29,6 +30,7 @@ func (*balena) ops(w *world) []*op {
 	return append(pullOps(w, "pull", "-q"), []*op{
 		{name: "delta", weight: 20, steps: [][]string{{"pull", "-q", w.registry + "/delta:1"}}, run: []string{"pull", w.registry + "/delta:2"}, says: "delta"},
 		{name: "load", weight: 12, run: []string{"load", "-q", "-i", w.archive()}},
+		{name: "load-delta", weight: 8, steps: [][]string{{"pull", "-q", w.registry + "/delta:1"}}, run: []string{"load", "-q", "-i", w.deltaArchive()}},
 		{name: "first", weight: 10, run: []string{"pull", "-q", tiny}},
 		{name: "tag", weight: 4, steps: [][]string{pull1}, run: []string{"tag", one, "other:1"}},
 		{name: "retag", weight: 4, steps: [][]string{pull1, pull2}, run: []string{"tag", two, one}},
@@ -36,6 +38,7 @@ func (*balena) ops(w *world) []*op {
 		{name: "rmi", weight: 8, steps: [][]string{pull1, pull2}, run: []string{"rmi", one}, again: ifThere("image "+one, []string{"rmi", one})},
 		{name: "rmi-last", weight: 6, steps: [][]string{pull1}, run: []string{"rmi", one}, again: ifThere("image "+one, []string{"rmi", one})},
 		{name: "prune", weight: 6, steps: [][]string{pull1, pull2, {"untag", one}}, run: []string{"image", "prune", "-f"}},
+		{name: "builder-prune", weight: 6, makes: true, steps: [][]string{pull1, w.build("first"), w.build("second")}, run: []string{"builder", "prune", "-f", "-a"}},
 		{name: "create", weight: 8, tidy: sweep, steps: [][]string{pull1}, run: with("create"), again: startOr(with("create"))},
 		{name: "run", weight: 10, tidy: sweep, steps: [][]string{pull1}, run: with("run", "-d"), again: startOr(with("run", "-d"))},
 		{name: "create-more", weight: 6, tidy: sweep, steps: more, run: with("create"), again: startOr(with("create"))},
@@ -48,6 +51,7 @@ func (*balena) ops(w *world) []*op {
 		{name: "rm", weight: 6, tidy: sweep, steps: ran, run: []string{"rm", "-v", "c"}, again: ifThere("container c", []string{"rm", "-v", "c"})},
 		{name: "rm-f", weight: 4, tidy: sweep, steps: created, live: start, run: []string{"rm", "-f", "c"}, again: ifThere("container c", []string{"rm", "c"}), may: []string{"container c"}},
 		{name: "restart", weight: 4, tidy: sweep, steps: created, live: start, run: []string{"restart", "c"}, again: func(snapshot) [][]string { return start }, may: []string{"container c"}}, // stopped, and not yet started
+		{name: "container-prune", weight: 3, tidy: sweep, steps: ran, run: []string{"container", "prune", "-f"}},
 		{name: "system-prune", weight: 6, tidy: sweep, steps: append(slices.Clone(ran), pull2, []string{"tag", two, one}, []string{"rmi", two}), run: []string{"system", "prune", "-f", "--volumes"}},
 		{name: "repair", weight: 12, steps: [][]string{pull1}, broken: "bin/busybox", run: pull1},
 		{name: "check", weight: 8, steps: [][]string{pull1}, broken: "bin/busybox", run: []string{"system", "check", "--repair"}},
@@ -61,6 +65,14 @@ func (*balena) ops(w *world) []*op {
 		{name: "import", weight: 6, makes: true, run: []string{"import", filepath.Join(w.dir, "layer1.tar"), "made:1"}},
 		{name: "manifest", weight: 3, steps: [][]string{pull1, pull2}, run: []string{"manifest", "create", "list:1", one, two}, again: ifNotThere("image list:1", []string{"manifest", "create", "list:1", one, two})},
 		{name: "manifest-add", weight: 4, steps: [][]string{pull1, pull2, {"manifest", "create", "list:1", one}}, run: []string{"manifest", "add", "list:1", two}},
+		{name: "manifest-annotate", weight: 2, steps: [][]string{pull1, pull2, {"manifest", "create", "list:1", one, two}}, run: []string{"manifest", "annotate", "--variant", "v8", "list:1", one}},
+		{name: "manifest-remove", weight: 2, steps: [][]string{pull1, pull2, {"manifest", "create", "list:1", one, two}}, run: []string{"manifest", "remove", "list:1", two}, tidy: [][]string{{"image", "prune", "-f"}},
+			again: func(s snapshot) [][]string {
+				if strings.Count(s["image list:1"], `"digest"`) < 2 {
+					return nil
+				}
+				return [][]string{{"manifest", "remove", "list:1", two}}
+			}},
 		{name: "manifest-rm", weight: 2, steps: [][]string{pull1, {"manifest", "create", "list:1", one}}, run: []string{"manifest", "rm", "list:1"}, again: ifThere("image list:1", []string{"manifest", "rm", "list:1"})},
 		{name: "login", weight: 3, run: []string{"login", "-u", "tester", "-p", "secret", w.registry}},
 		{name: "logout", weight: 2, steps: [][]string{{"login", "-u", "tester", "-p", "secret", w.registry}}, run: []string{"logout", w.registry}, again: ifThere("login", []string{"logout", w.registry}),

@@ -235,11 +235,20 @@ func makeImages(w *world) (*images, error) {
 // archive is an image as `docker save` writes it.
 func (w *world) archive() string { return filepath.Join(w.dir, "app.tar") }
 
-// publishDelta has the engine make the delta from delta:1 to delta:2.
+// publishDelta has the engine make the delta from delta:1 to delta:2, in the
+// registry and as an archive.
 func (w *world) publishDelta(balena string) error {
 	name := "docker://" + w.registry + "/delta:"
-	return command(balena, "--root", filepath.Join(w.dir, "maker"), "--runroot", w.runRoot(), "image", "delta", "-q", "--push", name+"1", name+"2")
+	for _, to := range [][]string{{"--push"}, {"-o", w.deltaArchive()}} {
+		args := []string{"--root", filepath.Join(w.dir, "maker"), "--runroot", w.runRoot(), "image", "delta", "-q"}
+		if err := command(balena, append(append(args, to...), name+"1", name+"2")...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
+
+func (w *world) deltaArchive() string { return filepath.Join(w.dir, "delta.tar") }
 
 func pipe(in io.Reader, name string, args ...string) error {
 	cmd := exec.Command(name, args...)
