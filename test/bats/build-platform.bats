@@ -56,6 +56,32 @@ platforms() { jq -r '[.manifests[].platform | "\(.os)/\(.architecture)"] | join(
 	assert_equal "$(config '{{.Architecture}}')" 386
 }
 
+@test "RUN of other machines goes through the emulators that are registered" {
+	rootless_skip "a namespace's own emulators are registered by root"
+	[ -e /usr/lib/binfmt.d/qemu-aarch64.conf ] || skip "no qemu-user-static"
+	[ "$(printf '%s\n' 6.7 "$(uname -r)" | sort -V | head -1)" = 6.7 ] || skip "emulators are the whole machine's before Linux 6.7"
+	local code # the program ends with it: mov x0, #code; mov x8, #93; svc #0
+	for code in 0 3; do
+		python3 -c 'import struct, sys
+code = int(sys.argv[1])
+sys.stdout.buffer.write(struct.pack("<4s5B7x2HI3QI6H", b"\x7fELF", 2, 1, 1, 0, 0, 2, 183, 1, 0x400078, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+	+ struct.pack("<2I6Q", 1, 5, 0, 0x400000, 0x400000, 0x84, 0x84, 0x1000)
+	+ struct.pack("<3I", 0xd2800000 | code << 5, 0xd2800ba8, 0xd4000001))' "$code" >"$C/$code"
+	done
+	chmod +x "$C"/[03]
+	emulated() {
+		run without3 "$BIN/../emulate" "$BALENA" --root "$ROOT" --runroot "$RUNROOT" build --progress plain --no-cache --network none --platform linux/arm64 "$C"
+		echo "$output"
+	}
+	dockerfile <<<"FROM scratch"$'\n'"COPY 0 /0"$'\n'"RUN [\"/0\"]"
+	emulated
+	[ "$status" -eq 0 ]
+	sed -i 's/0/3/g' "$C/Dockerfile"
+	emulated
+	assert_equal "$status" 1
+	assert_match 'Dockerfile:3: RUN .*exit code 3'
+}
+
 @test "base images are those of the platform, and leave this machine's their name" {
 	local own list=$REGISTRY/bases-$BALENA_TEST_MODE:1
 	own=$(balena image inspect --format '{{.Architecture}}' busybox)
