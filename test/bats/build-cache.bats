@@ -68,6 +68,53 @@ layer_files() {
 	assert_equal "$HITS" 2
 }
 
+# after CHANGE WANTED [ARGS...]: build the context of before, change it, and build
+# again: so many of its steps come from the cache.
+after() {
+	local change=$1 want=$2
+	shift 2
+	rm -rf "${C:?}"/* "$C/.dockerignore"
+	mkdir "$C/d"
+	echo 1 >"$C/f"
+	echo 2 >"$C/d/g"
+	echo ignored >"$C/x.log"
+	echo '*.log' >"$C/.dockerignore"
+	dockerfile <<-'EOF'
+		FROM busybox AS stage
+		COPY f /stage
+		FROM busybox
+		ARG A=1
+		ENV E=1
+		RUN echo $A$E >/ran
+		COPY --from=stage /stage /stage
+		COPY d /d
+		LABEL l=1
+	EOF
+	run_balena build -q "$C"
+	(cd "$C" && eval "$change")
+	hits "$@"
+	[ "$HITS" -eq "$want" ] || fail "after '$change' $*: $HITS steps from the cache, not $want"
+}
+
+@test "what counts as a change: a table" {
+	# stage: COPY; then ARG, ENV, RUN, COPY --from, COPY, LABEL
+	after : 7
+	after 'touch -d @1 f d/g' 7
+	after 'echo more >>x.log; touch y.log' 7
+	after 'chmod 600 d/g' 5
+	after 'echo 3 >d/g' 5
+	after 'touch d/new' 5
+	after 'mv d/g d/h' 5
+	after 'touch unused' 7
+	after 'echo 3 >f' 3
+	after 'sed -i s/l=1/l=2/ Dockerfile' 6
+	after 'sed -i s/E=1/E=2/ Dockerfile' 2
+	after 'sed -i "s/^RUN .*/&; true/" Dockerfile' 3
+	after 'sed -i "s/^COPY d/# a comment\nCOPY d/" Dockerfile' 7
+	after 'sed -i "/^LABEL/d" Dockerfile; sed -i "s/^ARG/LABEL l=1\nARG/" Dockerfile' 1
+	after : 3 --build-arg A=2
+}
+
 @test "a build that fails leaves its finished steps in the cache" {
 	dockerfile <<<"FROM busybox"$'\n'"RUN date +%N >/slow"$'\n'"RUN exit 1"
 	run_balena -1 build -q "$C"
